@@ -1,0 +1,36 @@
+# Two commands do everything: `make demo` and `make test`.
+PYTHON ?= python3
+SEED ?= 0
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.corte-setup
+
+.PHONY: setup demo test test-all lint bench bench-accuracy clean
+
+setup: $(STAMP)
+
+$(STAMP): constraints.txt requirements-dev.txt shared/pyproject.toml teacher_service/pyproject.toml student/pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt -e shared -e teacher_service -e student -r requirements-dev.txt
+	touch $@
+
+demo: setup
+	$(BIN)/python examples/demo.py --seed $(SEED) --out demo-out
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy shared teacher_service student examples benchmarks tests
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/pytest -q -m "not slow"
+
+test-all: lint
+	$(BIN)/pytest -q
+
+bench: setup
+	$(BIN)/python -m street_bench
+
+clean:
+	rm -rf $(VENV) demo-out build dist

@@ -1,0 +1,1 @@
+"""CoRTe student: a lightweight segmentation model from a black box's predictions."""

@@ -1,0 +1,1 @@
+"""CoRTe teacher: a service that hides a segmentation model behind agreed predictions."""
