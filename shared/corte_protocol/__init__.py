@@ -13,7 +13,7 @@ from corte_protocol.errors import (
     ProtocolError,
     VersionMismatch,
 )
-from corte_protocol.types import VOID, Disclosure, Image, Limits, Prediction, TeacherInfo, quantise
+from corte_protocol.types import VOID, Disclosure, Image, Limits, Prediction, TeacherInfo, on_grid, quantise
 
 __all__ = [
     "VOID",
@@ -22,6 +22,7 @@ __all__ = [
     "Limits",
     "Prediction",
     "TeacherInfo",
+    "on_grid",
     "quantise",
     "decode_info",
     "decode_prediction",

@@ -10,7 +10,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, Self
+from typing import Final, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,13 @@ def quantise(scores: npt.NDArray[np.floating]) -> UInt8:
     """
     grid: UInt8 = np.floor(scores.astype(np.float32) * np.float32(255.0)).astype(np.uint8)
     return grid
+
+
+def on_grid(probs: UInt8 | Float16) -> UInt8:
+    """Scores as received, on the 8-bit grid: uint8 as they are, float16 through `quantise`."""
+    if probs.dtype == np.uint8:
+        return cast(UInt8, probs)
+    return quantise(cast(Float16, probs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +201,7 @@ class Prediction:
     @property
     def confidence(self) -> UInt8 | None:
         """The best class's score, uint8 [H, W] in units of 1/255, or None where it was not disclosed."""
-        return None if self.probs is None else _on_grid(self.probs[0])
+        return None if self.probs is None else on_grid(self.probs[0])
 
     @property
     def margin(self) -> UInt8 | None:
@@ -204,7 +211,9 @@ class Prediction:
         """
         if self.probs is None or self.probs.shape[0] < 2:
             return None
-        return _on_grid(self.probs[0]) - _on_grid(self.probs[1])
+        best, second = on_grid(self.probs[:2])
+        margin: UInt8 = best - second
+        return margin
 
     def narrow(self, to: Disclosure) -> "Prediction":
         """This answer cut down to the level `to`; asking for more than it holds is an error."""
@@ -213,12 +222,8 @@ class Prediction:
         probs: UInt8 | Float16 | None = None
         if to.prob_bits and self.probs is not None:
             cut = self.probs[: to.top_k]
-            probs = _on_grid(cut) if to.prob_bits == 8 else cut
+            probs = on_grid(cut) if to.prob_bits == 8 else cut
         return Prediction(self.classes[: to.top_k], probs, self.revision)
-
-
-def _on_grid(probs: UInt8 | Float16) -> UInt8:
-    return probs if probs.dtype == np.uint8 else quantise(probs)  # type: ignore[return-value, arg-type]
 
 
 def _frozen(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:

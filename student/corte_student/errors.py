@@ -7,6 +7,7 @@
                 Unavailable             unreachable, overloaded or broken for longer than the deadline
                 Refused                 it answers, but not to us, or not this
                 BrokeContract           it answered something that breaks the protocol
+                ImageRefused            it will not take this one image, which is set aside
                 Changed                 its revision or its classes are not those the run began with
                 BudgetExhausted         the next request would pass the budget
             DataError               4   images, labels or a class map cannot be used
@@ -45,6 +46,10 @@ class Unavailable(TeacherError):
 
 class Refused(TeacherError):
     """The teacher answers, but not to us, or not this."""
+
+
+class ImageRefused(TeacherError):
+    """The teacher will not take this one image: it is set aside and the run goes on."""
 
 
 class BrokeContract(TeacherError):

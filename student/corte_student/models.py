@@ -1,0 +1,122 @@
+"""The student: a timm encoder and a light decoder, sized for a small device.
+
+Legend: B batch, C classes, H W input size. A plain additive feature pyramid (Lin et al., "Feature Pyramid
+Networks", CVPR 2017, reduced): 1x1 laterals, one separable 3x3, one 1x1 classifier at the finest stride.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from corte_student.errors import SettingsError
+
+FINEST_STRIDE = 4
+# torchvision trained its MobileNetV3 weights with this BatchNorm eps (torchvision/models/mobilenetv3.py);
+# timm builds 1e-5, and with it the pretrained features are wrong.
+_BATCHNORM_EPS = {"mobilenetv3_small_100": 1e-3}
+
+
+class Student(nn.Module):
+    """Per-pixel class scores from RGB pixels of any size.
+
+    `forward(pixels)` takes [B, 3, H, W] with values 0..255 (uint8 or float) and returns logits
+    float [B, C, ceil(H/4), ceil(W/4)]; `resize_logits` brings them to a size.
+    Normalisation is part of the model, so a caller never needs its mean and std.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, encoder: nn.Module, classes: int, width: int, mean: list[float], std: list[float]
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        info: Any = encoder.feature_info
+        # stride 2 costs four times stride 4 and timm computes it on the way: features start at 4
+        self.levels = [i for i, stride in enumerate(info.reduction()) if stride >= FINEST_STRIDE]
+        channels = [info.channels()[i] for i in self.levels]
+        self.laterals = nn.ModuleList(nn.Conv2d(c, width, 1, bias=False) for c in channels)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in channels)
+        self.mix = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False),
+            nn.Conv2d(width, width, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+        )
+        self.classify = nn.Conv2d(width, classes, 1)
+        self.classes = classes
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits at the decoder's stride; see the class."""
+        features = self.encoder((pixels.float() - self.mean) / self.std)
+        features = [features[i] for i in self.levels]
+        merged: Tensor | None = None
+        for feature, lateral, norm in zip(
+            reversed(features), reversed(self.laterals), reversed(self.norms), strict=True
+        ):
+            level = norm(lateral(feature))
+            if merged is not None:
+                level = level + F.interpolate(merged, size=level.shape[-2:], mode="nearest")
+            merged = F.relu(level)
+        logits: Tensor = self.classify(self.mix(merged))
+        return logits
+
+
+def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear to [B, C, *size], half-pixel centres. Contiguous first: upsampling channels-last is slower."""
+    return F.interpolate(logits.contiguous(), size=size, mode="bilinear", align_corners=False)
+
+
+def build_student(
+    encoder: str,
+    classes: int,
+    *,
+    weights: Path | None = None,
+    pretrained: bool = False,
+    width: int = 96,
+    mean: list[float] | None = None,
+    std: list[float] | None = None,
+) -> Student:
+    """A `Student` on timm's `encoder`.
+
+    `weights` is a folder in timm's `local-dir:` layout (config.json, model.safetensors) of that encoder. `pretrained` downloads from the Hugging Face hub.
+    Without either the encoder starts at random. `mean` and `std` (0..1 scale) override timm's, for a
+    student read from a checkpoint. Raises SettingsError with the remedy.
+    """
+    name = encoder if weights is None else f"local-dir:{_checked(weights)}"
+    extra: dict[str, Any] = {"bn_eps": _BATCHNORM_EPS[encoder]} if encoder in _BATCHNORM_EPS else {}
+    try:
+        net = timm.create_model(
+            name, pretrained=pretrained or weights is not None, features_only=True, **extra
+        )
+    except (RuntimeError, ValueError, OSError, TypeError) as exc:
+        raise SettingsError(
+            f"cannot build the encoder {encoder!r}: choose a timm name with features "
+            f"(for example mobilenetv3_small_100), or --weights with a folder of config.json and "
+            f"model.safetensors ({type(exc).__name__})"
+        ) from exc
+    config: Any = net.pretrained_cfg
+    return Student(net, classes, width, mean or list(config["mean"]), std or list(config["std"]))
+
+
+def encoder_of(weights: Path) -> str:
+    """timm's name of the encoder in a `local-dir:` folder."""
+    return str(json.loads((Path(_checked(weights)) / "config.json").read_text())["architecture"])
+
+
+def _checked(weights: Path) -> str:
+    for needed in ("config.json", "model.safetensors"):
+        if not (weights / needed).is_file():
+            raise SettingsError(
+                f"--weights {weights} holds no {needed}: point it at a folder made by "
+                "`hf download timm/NAME --local-dir DIR`"
+            )
+    return str(weights.resolve())

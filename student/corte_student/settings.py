@@ -1,0 +1,120 @@
+"""The settings of a training run: flag over environment over recipe over default, frozen once read.
+
+A recipe is a TOML file with the keys of `TrainSettings`; `--set key=value` reads its value as TOML too, so a
+typo in either is caught by the same rules. Secrets are not here: they never enter a run folder.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from corte_student.errors import SettingsError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class TrainSettings(BaseModel):
+    """Everything that decides what a run computes; saved with it and compared at a resume."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    method: Literal["corte", "naive", "threshold", "soft"] = "corte"
+    seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
+    steps: Positive = 2000
+    batch: Annotated[int, Field(ge=2)] = 8  # BatchNorm needs two
+
+    encoder: str = "mobilenetv3_small_100"
+    init: Literal["imagenet", "random"] = "imagenet"
+    decoder_width: Positive = 96
+
+    height: Positive = 256
+    width: Positive = 512
+    scale_min: Annotated[float, Field(gt=0)] = 0.75
+    scale_max: Annotated[float, Field(gt=0)] = 1.5
+    jitter: Share = 0.4
+    blur: Annotated[float, Field(ge=0)] = 1.5
+
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    encoder_lr: Annotated[float, Field(gt=0)] = 1.0  # times lr; below 1 for pretrained encoders
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    lr_warmup: Share = 0.05
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    loss_stride: Positive = 1
+
+    threshold: Share = 0.9
+    refine_from: Share = 0.3
+    refine_decay: Share = 0.99
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    in_flight: Annotated[int, Field(ge=1, le=256)] = 8
+    deadline_s: Annotated[float, Field(gt=0)] = 120.0
+    checkpoint_every: Positive = 250
+    log_every: Positive = 20
+    memory_mb: Positive = 512
+
+    @model_validator(mode="after")
+    def _scales(self) -> "TrainSettings":
+        if self.scale_min > self.scale_max:
+            raise ValueError("scale_min is above scale_max")
+        return self
+
+
+def load_settings(recipe: Path | None, flags: dict[str, Any], assignments: list[str]) -> TrainSettings:
+    """Settings from a recipe, `key=value` assignments and flags (None means not given), later ones win.
+
+    Raises SettingsError with one line that names the key and what it may be.
+    """
+    values: dict[str, Any] = {} if recipe is None else read_toml(recipe)
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise SettingsError(f"--set takes key=value, not {assignment!r}")
+        values[key.strip()] = _value(text.strip())
+    values |= {key: value for key, value in flags.items() if value is not None}
+    try:
+        return TrainSettings.model_validate(values)
+    except ValidationError as exc:
+        raise SettingsError(_readable(exc, recipe)) from exc
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file, or a SettingsError that says what is wrong with it."""
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as exc:
+        raise SettingsError(f"cannot read {path}: {exc.strerror}") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise SettingsError(f"{path} is not TOML: {exc}") from exc
+
+
+def differences(saved: dict[str, Any], now: TrainSettings) -> list[str]:
+    """One line for each setting that a resume would change."""
+    current = now.model_dump()
+    keys = sorted(saved.keys() | current.keys())
+    return [
+        f"{key}: {saved.get(key)!r} -> {current.get(key)!r}"
+        for key in keys
+        if saved.get(key) != current.get(key)
+    ]
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text  # a bare word is text, so that --set method=naive needs no quotes
+
+
+def _readable(exc: ValidationError, recipe: Path | None) -> str:
+    where = "" if recipe is None else f" (recipe {recipe})"
+    problems = []
+    for error in exc.errors():
+        key = ".".join(str(part) for part in error["loc"])
+        if error["type"] == "extra_forbidden":
+            problems.append(f"unknown setting {key!r}; known are {', '.join(TrainSettings.model_fields)}")
+        else:
+            problems.append(f"{key or 'settings'}: {error['msg']}")
+    return "; ".join(problems) + where

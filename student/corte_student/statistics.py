@@ -1,0 +1,59 @@
+"""Per-class statistics of margins: exact, mergeable over images, processes and machines.
+
+For each class a 256-bin histogram of the margin in units of 1/255. Counts and sums follow from it, so the
+mean threshold of relative confidence is integer arithmetic and does not depend on the order of arrival.
+This project's choice; what is averaged is CoRTe's (arXiv 2402.13122).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from corte_protocol import VOID
+
+UInt8 = npt.NDArray[np.uint8]
+Int64 = npt.NDArray[np.int64]
+
+NEVER = 256  # above every margin: a class that was never predicted keeps nothing
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MarginStatistics:
+    """`histogram` int64 [S, 256]: how many pixels of each predicted class have each margin."""
+
+    histogram: Int64
+
+    @classmethod
+    def empty(cls, classes: int) -> "MarginStatistics":
+        """No pixel seen."""
+        return cls(np.zeros((classes, 256), np.int64))
+
+    @classmethod
+    def of(cls, labels: UInt8, margin: UInt8, classes: int) -> "MarginStatistics":
+        """Statistics of label and margin maps of equal shape; void pixels do not count."""
+        seen = labels != VOID
+        index = labels[seen].astype(np.int64) * 256 + margin[seen]
+        return cls(np.bincount(index, minlength=classes * 256).reshape(classes, 256).astype(np.int64))
+
+    def __add__(self, other: "MarginStatistics") -> "MarginStatistics":
+        return MarginStatistics(self.histogram + other.histogram)
+
+    @property
+    def counts(self) -> Int64:
+        """Pixels per predicted class, int64 [S]."""
+        counts: Int64 = self.histogram.sum(axis=1)
+        return counts
+
+    @property
+    def sums(self) -> Int64:
+        """Sum of margins per predicted class in units of 1/255, int64 [S]."""
+        return self.histogram @ np.arange(256, dtype=np.int64)
+
+    def least_kept(self) -> npt.NDArray[np.int16]:
+        """The smallest margin that is kept per class, int16 [S]: max(1, ceil(sum / count)).
+
+        I >= ceil(S / n) is I n >= S in integers: no rounding anywhere.
+        """
+        counts, sums = self.counts, self.sums
+        mean = -(-sums // np.maximum(counts, 1))
+        return np.where(counts > 0, np.maximum(mean, 1), NEVER).astype(np.int16)

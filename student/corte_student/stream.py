@@ -1,0 +1,186 @@
+"""Target images to training batches: asks ahead of the trainer, maps, augments, collates.
+
+Strategy: one coroutine walks the plan. Some positions ahead of the step being assembled, each image is read
+and the teacher asked (or the ledger, by the asker), many in flight; assembly waits for the images of its own
+step only. The margin statistics that a batch carries cover exactly the images planned up to it, whatever
+arrived meanwhile, so a run that trains while it collects can be resumed bit for bit.
+"""
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from corte_student.asking import Asker
+from corte_student.classmap import ClassMap, Mapped
+from corte_student.data.augment import ViewSettings, cut, draw_geometry, strengthen
+from corte_student.data.folder import read_picture
+from corte_student.errors import DataError, ImageRefused
+from corte_student.plan import Plan
+from corte_student.pseudo_labels import Answers
+from corte_student.statistics import MarginStatistics
+
+UInt8 = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StreamState:
+    """What a resume must know: statistics so far, which images they cover, which were set aside and why."""
+
+    statistics: MarginStatistics
+    seen: npt.NDArray[np.bool_]
+    aside: dict[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def fresh(cls, classes: int, images: int) -> "StreamState":
+        """Nothing seen yet."""
+        return cls(MarginStatistics.empty(classes), np.zeros(images, np.bool_))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """One step's input: `weak`, `strong` uint8 [B, 3, h, w] in one geometry with `answers`.
+
+    `state` is the stream's state after this batch, so that a checkpoint taken now resumes behind it.
+    """
+
+    step: int
+    weak: Tensor
+    strong: Tensor
+    answers: Answers
+    state: StreamState
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Example:
+    pixels: UInt8
+    mapped: Mapped
+
+    @property
+    def nbytes(self) -> int:
+        maps = (self.mapped.labels, self.mapped.margin, self.mapped.confidence)
+        return self.pixels.nbytes + sum(0 if m is None else m.nbytes for m in maps)
+
+
+_Shelf = OrderedDict[int, "asyncio.Task[_Example | str]"]
+
+
+class Stream:
+    """Feeds a queue with every batch of the plan from `first` on, then with None."""
+
+    def __init__(
+        self,
+        paths: list[Path],
+        plan: Plan,
+        view: ViewSettings,
+        asker: Asker,
+        classmap: ClassMap,
+        state: StreamState,
+        *,
+        ahead: int,
+        memory_bytes: int,
+    ) -> None:
+        self._paths, self._plan, self._view = paths, plan, view
+        self._asker, self._classmap, self._state = asker, classmap, state
+        self._ahead, self._memory = ahead, memory_bytes
+        self._shelf: _Shelf = OrderedDict()
+
+    async def feed(self, queue: "asyncio.Queue[Batch | None]", first: int) -> None:
+        """Put batches `first`.. of the plan into `queue`; ends by itself, so success needs no cancelling."""
+        async with asyncio.TaskGroup() as readers:
+            for step in range(first, self._plan.steps):
+                window = self._window(step)
+                for image in window:
+                    self._take(image, readers)
+                self._make_room(set(window))
+                await queue.put(await self._assemble(step, readers))
+        await queue.put(None)
+
+    def _window(self, step: int) -> list[int]:
+        start = step * self._plan.batch
+        end = min(start + self._plan.batch + self._ahead, self._plan.steps * self._plan.batch)
+        wanted = (self._plan.image_at(position) for position in range(start, end))
+        return [image for image in dict.fromkeys(wanted) if image not in self._state.aside]
+
+    def _take(self, image: int, readers: asyncio.TaskGroup) -> "asyncio.Task[_Example | str]":
+        if image not in self._shelf:
+            self._shelf[image] = readers.create_task(self._example(self._paths[image]))
+        self._shelf.move_to_end(image)
+        return self._shelf[image]
+
+    def _make_room(self, window: set[int]) -> None:
+        """Forget the longest unused examples beyond the memory that was granted."""
+        done = {i: t.result() for i, t in self._shelf.items() if t.done() and not t.exception()}
+        total = sum(e.nbytes for e in done.values() if isinstance(e, _Example))
+        for image, example in done.items():
+            if total <= self._memory:
+                break
+            if image not in window and isinstance(example, _Example):
+                total -= example.nbytes
+                del self._shelf[image]
+
+    async def _example(self, path: Path) -> _Example | str:
+        """The picture and its mapped answer, or why this image is set aside."""
+        try:
+            picture = await asyncio.to_thread(read_picture, path)
+            prediction = await self._asker.answer(picture)
+            return _Example(picture.pixels, await asyncio.to_thread(self._classmap.apply, prediction))
+        except (DataError, ImageRefused) as exc:
+            return str(exc)
+
+    async def _usable(self, image: int, readers: asyncio.TaskGroup) -> tuple[int, _Example]:
+        """The image, or the next one in the folder's order that is not set aside."""
+        count = len(self._paths)
+        for _ in range(count):
+            if image not in self._state.aside:
+                example = await self._take(image, readers)
+                if isinstance(example, _Example):
+                    return image, example
+                self._state.aside[image] = example
+            image = (image + 1) % count
+        raise DataError(f"none of the {count} images can be used; the first: {self._state.aside[0]}")
+
+    async def _assemble(self, step: int, readers: asyncio.TaskGroup) -> Batch:
+        examples = []
+        for image in self._plan.batch_at(step):
+            number, example = await self._usable(image, readers)
+            self._count(number, example.mapped)
+            examples.append(example)
+        state = StreamState(self._state.statistics, self._state.seen.copy(), dict(self._state.aside))
+        return await asyncio.to_thread(self._collate, step, examples, state)
+
+    def _count(self, image: int, mapped: Mapped) -> None:
+        if self._state.seen[image]:
+            return
+        margin = np.zeros_like(mapped.labels) if mapped.margin is None else mapped.margin
+        fresh = MarginStatistics.of(mapped.labels, margin, len(self._classmap.names))
+        seen = self._state.seen.copy()
+        seen[image] = True
+        self._state = StreamState(self._state.statistics + fresh, seen, self._state.aside)
+
+    def _collate(self, step: int, examples: list[_Example], state: StreamState) -> Batch:
+        weak, strong = [], []
+        maps: dict[str, list[UInt8]] = {"labels": [], "margin": [], "confidence": []}
+        for slot, example in enumerate(examples):
+            rng = self._plan.view_rng(step, slot)
+            height, width = example.mapped.labels.shape
+            geometry = draw_geometry((height, width), self._view, rng)
+            clean = cut(example.pixels, geometry, self._view, smooth=True)
+            weak.append(clean.transpose(2, 0, 1))
+            strong.append(strengthen(clean, self._view, rng).transpose(2, 0, 1))
+            for name, planes in maps.items():
+                plane = getattr(example.mapped, name)
+                if plane is not None:
+                    planes.append(cut(plane, geometry, self._view, smooth=False))
+        stacked = {name: torch.from_numpy(np.stack(p)) if p else None for name, p in maps.items()}
+        labels = stacked["labels"]
+        assert labels is not None
+        answers = Answers(labels, stacked["margin"], stacked["confidence"], state.statistics)
+        return Batch(
+            step, torch.from_numpy(np.stack(weak)), torch.from_numpy(np.stack(strong)), answers, state
+        )

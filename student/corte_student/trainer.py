@@ -1,0 +1,139 @@
+"""The training loop: takes batches from the stream, one step at a time in a worker thread.
+
+Strategy: asyncio waits, threads compute. A step returns tensors; they become numbers only at the log
+interval, because reading one waits for the device. The trainer alone owns backward and the optimiser.
+Evaluation never selects: the last checkpoint is the result.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from corte_protocol import VOID
+from torch import Tensor
+
+from corte_student.checkpoint import StudentSpec, TrainState, save_checkpoint
+from corte_student.errors import Interrupted, TrainingDiverged
+from corte_student.models import resize_logits
+from corte_student.objective import weighted_cross_entropy
+from corte_student.optim import set_rate
+from corte_student.settings import TrainSettings
+from corte_student.stream import Batch
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepReport:
+    """One step's outcome as tensors: `loss` scalar, `kept` and `answered` int64 [S] pixels per class."""
+
+    loss: Tensor
+    kept: Tensor
+    answered: Tensor
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """What is told at a log interval: numbers over the steps since the last one."""
+
+    step: int
+    loss: float
+    kept_share: float
+    kept_per_class: list[int]
+    answered_per_class: list[int]
+    rate: float
+
+
+class Trainer:
+    """Runs a `TrainState` through the batches of a queue and keeps its checkpoints."""
+
+    def __init__(
+        self,
+        state: TrainState,
+        settings: TrainSettings,
+        spec: StudentSpec,
+        run: Path,
+        device: torch.device,
+        told: Callable[[Interval], None],
+    ) -> None:
+        self.state, self._settings, self._spec = state, settings, spec
+        self._run, self._device, self._told = run, device, told
+        self._stop: int | None = None
+        self._since: list[StepReport] = []
+
+    def stop(self, signal_number: int) -> None:
+        """Ask the loop to finish its step, save and raise Interrupted."""
+        self._stop = signal_number
+
+    async def run(self, queue: "asyncio.Queue[Batch | None]") -> None:
+        """Train until the queue gives None; saves at the end. Raises TrainingDiverged or Interrupted."""
+        while self._stop is None and (batch := await queue.get()) is not None:
+            self._since.append(await asyncio.to_thread(self.step, batch))
+            done = self.state.step
+            if done % self._settings.log_every == 0 or done == self._settings.steps:
+                self._tell()
+            if done % self._settings.checkpoint_every == 0 and done < self._settings.steps:
+                await asyncio.to_thread(self._save)
+        await asyncio.to_thread(self._save)
+        if self._stop is not None and self.state.step < self._settings.steps:
+            raise Interrupted(self._stop)
+
+    def step(self, batch: Batch) -> StepReport:
+        """One optimiser step on `batch`; advances the state."""
+        state, settings = self.state, self._settings
+        progress = batch.step / settings.steps
+        weak, strong = self._on_device(batch.weak), self._on_device(batch.strong)
+        ema_logits = self._ema_logits(weak) if state.labeller.wants_ema(progress) else None
+        answers = batch.answers.to(self._device)
+        targets = state.labeller(answers, ema_logits, progress)
+        rate = set_rate(state.optimizer, settings, batch.step)
+        state.student.train()
+        loss = weighted_cross_entropy(state.student(strong), targets, settings.loss_stride)
+        state.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(state.student.parameters(), settings.clip)
+        state.optimizer.step()
+        state.ema.update(state.student, batch.step)
+        state.step, state.stream = batch.step + 1, batch.state
+        classes = state.student.classes
+        return StepReport(
+            loss.detach(), _per_class(targets.labels, classes), _per_class(answers.labels, classes), rate
+        )
+
+    @torch.no_grad()
+    def _ema_logits(self, weak: Tensor) -> Tensor:
+        return resize_logits(self.state.ema.model(weak), (weak.shape[-2], weak.shape[-1]))
+
+    def _on_device(self, pixels: Tensor) -> Tensor:
+        return (
+            pixels.to(self._device, non_blocking=True).float().contiguous(memory_format=torch.channels_last)
+        )
+
+    def _tell(self) -> None:
+        reports, self._since = self._since, []
+        loss = float(torch.stack([r.loss for r in reports]).mean())
+        if loss != loss or loss == float("inf"):
+            raise TrainingDiverged(
+                f"the loss is {loss} at step {self.state.step}: lower it with --set lr={self._settings.lr / 3:.1e}; "
+                "the last checkpoint is intact"
+            )
+        kept = torch.stack([r.kept for r in reports]).sum(dim=0).tolist()
+        answered = torch.stack([r.answered for r in reports]).sum(dim=0).tolist()
+        share = sum(kept) / max(1, sum(answered))
+        self._told(Interval(self.state.step, loss, share, kept, answered, reports[-1].rate))
+
+    def _save(self) -> None:
+        if self._since:
+            self._check_finite()
+        save_checkpoint(self._run, self.state, self._spec)
+
+    def _check_finite(self) -> None:
+        if not torch.isfinite(self._since[-1].loss):
+            raise TrainingDiverged(
+                f"the loss is not a number at step {self.state.step}; the last checkpoint is intact"
+            )
+
+
+def _per_class(labels: Tensor, classes: int) -> Tensor:
+    return torch.bincount(labels.flatten().long(), minlength=VOID + 1)[:classes]

@@ -1,0 +1,109 @@
+"""Where a model meets the service: one method to inhabit, an explicit dict of ours, a loader for anybody's.
+
+A backend owns resize, softmax and top-k, so that dense maps never become Python objects; the service only
+narrows and quantises what it gets. Ours know the whole ceiling and compute no scores where none may be
+disclosed; a foreign factory knows `k`, and the service drops its scores.
+"""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple, Protocol, cast, runtime_checkable
+
+from corte_protocol import Disclosure
+from corte_protocol.types import Float16, UInt8
+
+from corte_teacher.backends import street
+from corte_teacher.card import Card, read_card
+from corte_teacher.errors import StartError
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A segmentation model behind its ceiling K, which it was given at construction."""
+
+    def predict(self, pixels: UInt8) -> tuple[UInt8, Float16 | None]:
+        """The K best classes of each pixel of uint8 [H, W, 3]: classes uint8 [K, H, W], scores float16.
+
+        Best first, ties to the lower id, ids as in `Card.outputs`, scores probabilities. Scores may be
+        None only where the model gives labels only or the ceiling holds none; then K is 1. Called from
+        one thread at a time. Any exception is this service's failure, never the client's.
+        """
+
+
+Builder = Callable[[Path, Card, Disclosure, int], Backend]
+"""(model, card, ceiling, threads; 0 for all cores) to a backend: the shape of our own builders."""
+
+Factory = Callable[[Path | None, Card | None, int], Backend]
+"""(model, card, k) to a backend: the shape of a `package.module:factory`."""
+
+# By module, so that a service on ONNX never imports torch.
+OURS: Final = {
+    "street": "corte_teacher.backends.onnx:build",
+    "onnx": "corte_teacher.backends.onnx:build",
+    "timm": "corte_teacher.backends.timm:build",
+}
+
+
+class Source(NamedTuple):
+    """What a service is started on: which backend, its model file (None for some foreign ones), its card."""
+
+    backend: str
+    model: Path | None
+    card: Card
+
+
+def find_source(backend: str, model: Path | None, card: Path | None) -> Source:
+    """Settle the files behind a backend's name. Raises StartError with the remedy."""
+    if backend not in OURS and ":" not in backend:
+        raise StartError(f"unknown backend {backend!r}: choose {', '.join(OURS)} or package.module:factory")
+    if backend == "street":
+        if model is not None or card is not None:
+            raise StartError(
+                "backend street brings its own model and card: choose --backend onnx for another"
+            )
+        model, card = street.files()
+    if model is None and backend in OURS:
+        raise StartError(f"backend {backend} needs a model: --model FILE")
+    if model is not None and not model.is_file():
+        raise StartError(f"no model file at {model}")
+    if card is None:
+        if model is None:
+            raise StartError(f"backend {backend} needs a card that names its classes: --card FILE.toml")
+        card = model.with_suffix(".toml")
+    return Source(backend, model, read_card(card))
+
+
+def load_backend(source: Source, ceiling: Disclosure, threads: int = 0) -> Backend:
+    """Load the model behind `source` with the policy as its ceiling. Raises StartError with the remedy."""
+    if source.card.output.kind == "labels" and ceiling.prob_bits:
+        raise StartError(f"this model gives labels only, not {ceiling}: choose --disclosure labels")
+    if source.backend in OURS:
+        assert source.model is not None  # find_source demands one for ours
+        builder = cast(Builder, _named(OURS[source.backend]))
+        return builder(source.model, source.card, ceiling, threads)
+    factory = cast(Factory, _named(source.backend))
+    try:
+        backend = factory(source.model, source.card, ceiling.top_k)
+    except StartError:
+        raise
+    except Exception as exc:  # foreign code, and the operator is reading: its text helps here
+        raise StartError(f"backend {source.backend} failed: {type(exc).__name__}: {exc}") from exc
+    if not isinstance(backend, Backend):
+        raise StartError(f"backend {source.backend} returned a {type(backend).__name__} without predict()")
+    return backend
+
+
+def _named(spec: str) -> object:
+    """The object behind `package.module:name`."""
+    module, _, name = spec.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError as exc:
+        hint = " (pip install 'corte-teacher[torch]')" if spec == OURS["timm"] else ""
+        raise StartError(f"backend {spec} cannot be imported: {exc}{hint}") from exc
+    except ValueError as exc:
+        raise StartError(f"backend {spec!r} is not of the form package.module:factory") from exc
+    if not callable(found):
+        raise StartError(f"module {module} has no function {name!r}")
+    return found

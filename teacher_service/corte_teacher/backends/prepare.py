@@ -1,0 +1,45 @@
+"""Pixels to model input, as the card says. Pillow and numpy only; shared by the backends that run a network."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from corte_protocol.types import UInt8
+from PIL import Image
+
+from corte_teacher.card import Input
+
+
+class Prepared(NamedTuple):
+    """A network's input and the way back: resize its output to `size`, then cut the top left `crop`."""
+
+    array: npt.NDArray[Any]  # float32 or uint8, [1, 3, h, w] or [1, h, w, 3]
+    size: tuple[int, int]
+    crop: tuple[int, int]
+
+
+def prepare(spec: Input, pixels: UInt8) -> Prepared:
+    """`pixels` uint8 [H, W, 3] to the layout, size, type and scale of `spec`.
+
+    With a fixed size: plain bilinear resize, the way back is the sent size. Without: the edge is repeated
+    up to the next multiple, and the way back cuts that border off again.
+    """
+    height, width, _ = pixels.shape
+    crop = (height, width)
+    if spec.height is not None and spec.width is not None:
+        size = crop
+        if size != (spec.height, spec.width):
+            target = (spec.width, spec.height)
+            pixels = np.asarray(Image.fromarray(pixels).resize(target, Image.Resampling.BILINEAR))
+    else:
+        down, right = -height % spec.multiple_of, -width % spec.multiple_of
+        if down or right:
+            pixels = np.pad(pixels, ((0, down), (0, right), (0, 0)), mode="edge")
+        size = pixels.shape[:2]
+    array: npt.NDArray[Any] = pixels
+    if spec.dtype == "float32":
+        mean, std = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
+        array = (pixels.astype(np.float32) / np.float32(255.0) - mean) / std
+    if spec.layout == "nchw":
+        array = array.transpose(2, 0, 1)
+    return Prepared(np.ascontiguousarray(array[None]), size, crop)

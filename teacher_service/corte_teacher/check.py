@@ -1,0 +1,54 @@
+"""What a client would see: one image through the whole service path, without a socket."""
+
+import time
+from collections.abc import Iterator
+from io import BytesIO
+
+import numpy as np
+from corte_protocol import Image, Prediction, decode_prediction
+from PIL import Image as Pillow
+
+from corte_teacher.admission import read_image
+from corte_teacher.errors import StartError, TeacherServiceError
+from corte_teacher.inference import Inference, trial_pixels
+from corte_teacher.server import Teacher
+from corte_teacher.settings import Settings
+
+
+def report(teacher: Teacher, body: bytes | None, settings: Settings) -> Iterator[str]:
+    """The lines to print for one encoded image, or for a gradient. Raises StartError when the model fails."""
+    info = teacher.info
+    if body is None:
+        buffer = BytesIO()
+        Pillow.fromarray(trial_pixels()).save(buffer, "PNG")
+        body = buffer.getvalue()
+    inference = Inference(teacher.backend, info, places=1, timeout_s=settings.answer_timeout_s)
+    try:
+        image: Image = read_image(body, info.limits)
+        inference.frame(image, info.disclosure)  # the first call pays for set-up
+        began = time.perf_counter()
+        frame = inference.frame(image, info.disclosure)
+        took = time.perf_counter() - began
+    except TeacherServiceError as exc:
+        raise StartError(f"no answer ({exc.code}): {exc}") from exc
+    finally:
+        inference.close()
+    seen = decode_prediction(frame, max_pixels=info.limits.max_pixels)
+    height, width = seen.labels.shape
+    yield f"image        {width} x {height}, {len(body)} bytes"
+    yield f"answer       {len(frame)} bytes in {took * 1000:.0f} ms, the size of the image"
+    yield f"disclosure   {seen.disclosure}: {_in_words(seen)}"
+    yield f"revision     {info.revision}"
+    yield f"classes      {len(info.classes)}"
+    shares = np.bincount(seen.labels.ravel(), minlength=len(info.classes)) / seen.labels.size
+    for index in np.argsort(-shares, kind="stable"):
+        if shares[index]:
+            yield f"  {shares[index]:6.1%}  {info.classes[index]}"
+
+
+def _in_words(seen: Prediction) -> str:
+    level = seen.disclosure
+    if seen.confidence is None:
+        return "the best class of each pixel, no score"
+    what = f"the {level.top_k} best classes of each pixel with scores of {level.prob_bits} bits"
+    return f"{what}; mean confidence {seen.confidence.mean() / 255:.2f}"
