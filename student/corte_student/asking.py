@@ -19,7 +19,6 @@ from corte_protocol import (
     TeacherInfo,
     decode_prediction,
 )
-
 from corte_student.data.folder import Picture
 from corte_student.endpoints import Endpoint
 from corte_student.errors import BrokeContract, Changed, ImageRefused, LedgerError, Refused, Unavailable
@@ -47,6 +46,7 @@ class _Flight:
 
     def __init__(self, obtain: Callable[["_Flight"], Coroutine[None, None, Prediction]]) -> None:
         self.waiting = 0
+        self.claimed = False
         self.sent = False
         self.task = asyncio.create_task(obtain(self))
         self.task.add_done_callback(_seen)
@@ -145,7 +145,8 @@ class Asker:
         endpoint = self._sendable(picture)
         async with self._slots:
             try:
-                if not await _finished(self._ledger.claim, q, self._need):
+                await _finished(self._claim, q, flight)
+                if not flight.claimed:
                     return None
                 flight.sent = True
                 self._count(sent=1, bytes_up=len(picture.body))
@@ -153,9 +154,14 @@ class Asker:
                 self._count(bytes_down=len(frame))
                 return await _finished(self._commit, q, frame, picture)
             except BaseException:
-                with contextlib.suppress(LedgerError):  # the first failure is the one to tell
-                    await _finished(self._ledger.release, q)
+                if flight.claimed:
+                    with contextlib.suppress(LedgerError):  # the first failure is the one to tell
+                        await _finished(self._ledger.release, q)
                 raise
+
+    def _claim(self, q: Question, flight: _Flight) -> None:
+        # noted here, in the thread, so that a cancellation meanwhile cannot make us forget it
+        flight.claimed = self._ledger.claim(q, self._need)
 
     def _commit(self, q: Question, frame: bytes, picture: Picture) -> Prediction:
         """Store a fresh answer under the revision that gave it, even where this run cannot use it."""
@@ -166,7 +172,7 @@ class Asker:
         self._ledger.commit(replace(q, revision=answer.revision), frame, answer.disclosure)
         if answer.revision != q.revision:
             raise Changed(
-                f"the teacher's revision is {answer.revision}, this run began with {q.revision}: start a new run"
+                f"the teacher changed from revision {q.revision} to {answer.revision}: start a new run"
             )
         return answer.narrow(self._need)
 

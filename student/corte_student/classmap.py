@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from corte_protocol import VOID, Prediction, TeacherInfo, on_grid
 
+from corte_protocol import VOID, Prediction, TeacherInfo, on_grid
 from corte_student.errors import DataError
 
 UInt8 = npt.NDArray[np.uint8]

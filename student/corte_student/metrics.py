@@ -6,8 +6,8 @@ parts of a data set add up to the matrix of the whole.
 
 import numpy as np
 import numpy.typing as npt
-from corte_protocol import VOID
 
+from corte_protocol import VOID
 from corte_student.errors import DataError
 
 UInt8 = npt.NDArray[np.uint8]

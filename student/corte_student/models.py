@@ -4,7 +4,6 @@ Legend: B batch, C classes, H W input size. A plain additive feature pyramid (Li
 Networks", CVPR 2017, reduced): 1x1 laterals, one separable 3x3, one 1x1 classifier at the finest stride.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +86,9 @@ def build_student(
 ) -> Student:
     """A `Student` on timm's `encoder`.
 
-    `weights` is a folder in timm's `local-dir:` layout (config.json, model.safetensors) of that encoder. `pretrained` downloads from the Hugging Face hub.
-    Without either the encoder starts at random. `mean` and `std` (0..1 scale) override timm's, for a
-    student read from a checkpoint. Raises SettingsError with the remedy.
+    `weights` is a folder in timm's `local-dir:` layout (config.json, model.safetensors) of that encoder.
+    `pretrained` downloads from the Hugging Face hub. Without either the encoder starts at random. `mean`
+    and `std` (0..1 scale) override timm's, for a student read from a checkpoint. Raises SettingsError.
     """
     name = encoder if weights is None else f"local-dir:{_checked(weights)}"
     extra: dict[str, Any] = {"bn_eps": _BATCHNORM_EPS[encoder]} if encoder in _BATCHNORM_EPS else {}
@@ -105,11 +104,6 @@ def build_student(
         ) from exc
     config: Any = net.pretrained_cfg
     return Student(net, classes, width, mean or list(config["mean"]), std or list(config["std"]))
-
-
-def encoder_of(weights: Path) -> str:
-    """timm's name of the encoder in a `local-dir:` folder."""
-    return str(json.loads((Path(_checked(weights)) / "config.json").read_text())["architecture"])
 
 
 def _checked(weights: Path) -> str:

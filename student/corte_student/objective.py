@@ -4,9 +4,9 @@ CoRTe's consistent training (arXiv 2402.13122); the normalisation by the sum of 
 """
 
 import torch.nn.functional as F
-from corte_protocol import VOID
 from torch import Tensor
 
+from corte_protocol import VOID
 from corte_student.models import resize_logits
 from corte_student.pseudo_labels import PseudoLabels
 

@@ -33,8 +33,6 @@ class Plan:
         return np.random.default_rng([self.seed, 1, step, slot])
 
 
-@lru_cache(
-    maxsize=4
-)  # a batch straddles at most two epochs; drawing one for each position would be quadratic
+@lru_cache(maxsize=4)  # a batch straddles two epochs; a draw for each position is quadratic
 def _permutation(images: int, seed: int, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     return np.random.default_rng([seed, 0, epoch]).permutation(images)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from corte_protocol import VOID, Disclosure
 from torch import Tensor
 
+from corte_protocol import VOID, Disclosure
 from corte_student.errors import SettingsError
 from corte_student.statistics import MarginStatistics
 

@@ -1,9 +1,11 @@
 """The settings of a training run: flag over environment over recipe over default, frozen once read.
 
-A recipe is a TOML file with the keys of `TrainSettings`; `--set key=value` reads its value as TOML too, so a
-typo in either is caught by the same rules. Secrets are not here: they never enter a run folder.
+A recipe is a TOML file with the keys of `TrainSettings`, and may carry a class map; `--set key=value` reads
+its value as TOML too, so a typo in either is caught by the same rules. Secrets are not here: they never
+enter a run folder.
 """
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -49,6 +51,7 @@ class TrainSettings(BaseModel):
     refine_decay: Share = 0.99
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    disclosure: str = "auto"
     in_flight: Annotated[int, Field(ge=1, le=256)] = 8
     deadline_s: Annotated[float, Field(gt=0)] = 120.0
     checkpoint_every: Positive = 250
@@ -68,6 +71,7 @@ def load_settings(recipe: Path | None, flags: dict[str, Any], assignments: list[
     Raises SettingsError with one line that names the key and what it may be.
     """
     values: dict[str, Any] = {} if recipe is None else read_toml(recipe)
+    values.pop("classes", None)  # a recipe may carry its class map; `classmap.py` reads it
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
@@ -90,15 +94,22 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path} is not TOML: {exc}") from exc
 
 
+def encoder_of(weights: Path) -> str:
+    """timm's name of the encoder whose weights lie in a `local-dir:` folder. Raises SettingsError."""
+    try:
+        return str(json.loads((weights / "config.json").read_text())["architecture"])
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise SettingsError(
+            f"--weights {weights} holds no config.json of timm's: point it at a folder made by "
+            "`hf download timm/NAME --local-dir DIR`"
+        ) from exc
+
+
 def differences(saved: dict[str, Any], now: TrainSettings) -> list[str]:
     """One line for each setting that a resume would change."""
     current = now.model_dump()
     keys = sorted(saved.keys() | current.keys())
-    return [
-        f"{key}: {saved.get(key)!r} -> {current.get(key)!r}"
-        for key in keys
-        if saved.get(key) != current.get(key)
-    ]
+    return [f"{k}: {saved.get(k)!r} -> {current.get(k)!r}" for k in keys if saved.get(k) != current.get(k)]
 
 
 def _value(text: str) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
 from corte_protocol import VOID
 
 UInt8 = npt.NDArray[np.uint8]

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from corte_protocol import VOID
 from torch import Tensor
 
+from corte_protocol import VOID
 from corte_student.checkpoint import StudentSpec, TrainState, save_checkpoint
 from corte_student.errors import Interrupted, TrainingDiverged
 from corte_student.models import resize_logits
@@ -60,15 +60,17 @@ class Trainer:
         self.state, self._settings, self._spec = state, settings, spec
         self._run, self._device, self._told = run, device, told
         self._stop: int | None = None
+        self._stopped = asyncio.Event()
         self._since: list[StepReport] = []
 
     def stop(self, signal_number: int) -> None:
         """Ask the loop to finish its step, save and raise Interrupted."""
         self._stop = signal_number
+        self._stopped.set()
 
     async def run(self, queue: "asyncio.Queue[Batch | None]") -> None:
         """Train until the queue gives None; saves at the end. Raises TrainingDiverged or Interrupted."""
-        while self._stop is None and (batch := await queue.get()) is not None:
+        while (batch := await self._next(queue)) is not None:
             self._since.append(await asyncio.to_thread(self.step, batch))
             done = self.state.step
             if done % self._settings.log_every == 0 or done == self._settings.steps:
@@ -78,6 +80,17 @@ class Trainer:
         await asyncio.to_thread(self._save)
         if self._stop is not None and self.state.step < self._settings.steps:
             raise Interrupted(self._stop)
+
+    async def _next(self, queue: "asyncio.Queue[Batch | None]") -> Batch | None:
+        """The next batch, or None at the end or as soon as a stop is asked for."""
+        arrival = asyncio.ensure_future(queue.get())
+        stopped = asyncio.ensure_future(self._stopped.wait())
+        try:
+            await asyncio.wait({arrival, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            return None if self._stopped.is_set() else arrival.result()
+        finally:
+            arrival.cancel()
+            stopped.cancel()
 
     def step(self, batch: Batch) -> StepReport:
         """One optimiser step on `batch`; advances the state."""
@@ -97,9 +110,8 @@ class Trainer:
         state.ema.update(state.student, batch.step)
         state.step, state.stream = batch.step + 1, batch.state
         classes = state.student.classes
-        return StepReport(
-            loss.detach(), _per_class(targets.labels, classes), _per_class(answers.labels, classes), rate
-        )
+        kept, answered = _per_class(targets.labels, classes), _per_class(answers.labels, classes)
+        return StepReport(loss.detach(), kept, answered, rate)
 
     @torch.no_grad()
     def _ema_logits(self, weak: Tensor) -> Tensor:
@@ -115,8 +127,8 @@ class Trainer:
         loss = float(torch.stack([r.loss for r in reports]).mean())
         if loss != loss or loss == float("inf"):
             raise TrainingDiverged(
-                f"the loss is {loss} at step {self.state.step}: lower it with --set lr={self._settings.lr / 3:.1e}; "
-                "the last checkpoint is intact"
+                f"the loss is {loss} at step {self.state.step}: start again with "
+                f"--set lr={self._settings.lr / 3:.1e}; the last checkpoint is intact"
             )
         kept = torch.stack([r.kept for r in reports]).sum(dim=0).tolist()
         answered = torch.stack([r.answered for r in reports]).sum(dim=0).tolist()

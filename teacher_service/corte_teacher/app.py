@@ -45,7 +45,7 @@ _HEADERS = {
 
 
 def create_app(settings: Settings, backend: Backend, info: TeacherInfo, keys: KeyRing | None) -> FastAPI:
-    """The service on one model. `keys` None means open. `app.state.ready` resolves after the first forward."""
+    """The service on one model; `keys` None means open. `app.state.ready` ends with the first forward."""
     inference = Inference(backend, info, places=settings.queue, timeout_s=settings.answer_timeout_s)
 
     @asynccontextmanager

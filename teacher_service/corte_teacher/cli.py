@@ -13,9 +13,9 @@ from corte_teacher.errors import StartError
 from corte_teacher.keys import create_key, read_keys, revoke_key
 from corte_teacher.settings import Settings, read_settings
 
-app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+verbs = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 keys_app = typer.Typer(help="Keys of clients: shown once, stored as hashes.", no_args_is_help=True)
-app.add_typer(keys_app, name="keys")
+verbs.add_typer(keys_app, name="keys")
 
 Backend = Annotated[str | None, typer.Option(help="street, onnx, timm or package.module:factory [street]")]
 Model = Annotated[Path | None, typer.Option(help="The model file.")]
@@ -31,7 +31,7 @@ KeyFile = Annotated[
 DEFAULT_KEYS = Path("teacher-keys.json")
 
 
-@app.command()
+@verbs.command()
 def serve(
     backend: Backend = None,
     model: Model = None,
@@ -80,7 +80,7 @@ def _start_page(settings: Settings, teacher: Any, url: str) -> None:
     print(f"  train on it  corte-student train --teacher-url {url} --images DIR --out RUN", flush=True)
 
 
-@app.command()
+@verbs.command()
 def check(
     backend: Backend = None,
     model: Model = None,
@@ -113,7 +113,7 @@ def keys_create(
     key = create_key(keys, name)
     print(key)
     print(
-        f"This key is not shown again; {keys} holds its hash only. Start the service (again) with --keys {keys}.",
+        f"This key is not shown again; {keys} holds only its hash. Start the service with --keys {keys}.",
         file=sys.stderr,
     )
 
@@ -134,13 +134,13 @@ def keys_revoke(
     print(f"{name} is revoked. Start the service again for it to take effect.")
 
 
-def main() -> None:
+def app() -> None:
     """The console entry point: errors of ours are one line on stderr and status 2."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # Pillow warns about large pictures; the service refuses them by its own limit.
     warnings.filterwarnings("ignore", module="PIL")
     try:
-        app()
+        verbs()
     except CorteError as exc:
         print(f"corte-teacher: {exc}", file=sys.stderr)
         raise SystemExit(2) from None

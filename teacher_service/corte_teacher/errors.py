@@ -12,7 +12,7 @@
             Overloaded                  the queue is full
             NotReady                    the first forward is not done
             BackendError                the model failed, or answered something impossible
-        StartError                      the service cannot start; its text is for the operator and names the remedy
+        StartError                      the service cannot start; its text names the remedy
 
 The text of a TeacherServiceError is for the log only. Clients get the fixed text of its code.
 """

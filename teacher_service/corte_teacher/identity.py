@@ -38,7 +38,7 @@ def parse_policy(text: str, card: Card) -> Disclosure:
 
 
 def _digest(source: Source) -> bytes:
-    """Model bytes, with the data files that exporters write beside them (NAME.data, NAME_data), and the card."""
+    """Model bytes, the data files that exporters write beside them (NAME.data, NAME_data), and the card."""
     total = hashlib.sha256(json.dumps(source.card.answering_fields(), sort_keys=True).encode())
     if source.backend not in OURS:
         total.update(source.backend.encode())

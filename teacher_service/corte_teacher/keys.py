@@ -38,7 +38,7 @@ class KeyRing:
     entries: tuple[KeyEntry, ...]
 
     def owner(self, key: str) -> str | None:
-        """The name of the key's holder, or None. Takes the same time for a wrong prefix and a wrong secret."""
+        """The name of the key's holder, or None; a wrong prefix takes as long as a wrong secret."""
         found = None
         parts = key.split("_", 2)
         if len(parts) == 3 and parts[0] == "ct":

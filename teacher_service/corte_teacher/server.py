@@ -12,7 +12,7 @@ from corte_protocol import InvalidValue, Limits, TeacherInfo
 
 from corte_teacher.app import create_app
 from corte_teacher.backends import Backend, Source, find_source, load_backend
-from corte_teacher.errors import StartError, TeacherServiceError
+from corte_teacher.errors import StartError
 from corte_teacher.identity import describe, parse_policy
 from corte_teacher.keys import KeyRing, read_keys
 from corte_teacher.settings import Settings
@@ -92,7 +92,17 @@ def serve(settings: Settings, teacher: Teacher, announce: Callable[[str], None])
 class _Server(uvicorn.Server):
     """uvicorn's server, ending with status 0 on a signal instead of dying by it again."""
 
-    failure: TeacherServiceError | None = None
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.tried = asyncio.Event()  # start-up is over, well or badly
+        self.failure: BaseException | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn's own, then tell who waits for it."""
+        try:
+            await super().startup(sockets)
+        finally:
+            self.tried.set()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -107,20 +117,18 @@ class _Server(uvicorn.Server):
 
 async def _announce_when_ready(server: _Server, state: object, announce: Callable[[], None]) -> None:
     """Wait for the first forward, then announce; a model that fails it ends the server."""
-    while not server.started and not server.should_exit:
-        await asyncio.sleep(0.01)
+    await server.tried.wait()
     if server.should_exit:
         return
     ready: asyncio.Future[None] = state.ready  # type: ignore[attr-defined]
     await asyncio.wait([ready])
     if ready.cancelled():
         return
-    failure = ready.exception()
-    if isinstance(failure, TeacherServiceError):
-        server.failure = failure
-        server.should_exit = True
-    else:
+    server.failure = ready.exception()
+    if server.failure is None:
         announce()
+    else:
+        server.should_exit = True
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -1,6 +1,6 @@
 """What an operator may set: flag, then `CORTE_TEACHER_*`, then default. Frozen, unknown names are errors.
 
-The rules that tie settings together live in `Settings.check_binding`, with messages that name the flag to change.
+The rules that tie settings together live in `Settings.check_binding`, with messages that name the flag.
 """
 
 import ipaddress
@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     answer_timeout_s: Annotated[float, Field(gt=0)] = 120.0
 
     def check_binding(self) -> None:
-        """The rules between settings that a listening service must keep. Raises StartError with the remedy."""
+        """The rules that a listening service must keep. Raises StartError with the remedy."""
         loopback = is_loopback(self.host)
         if (self.tls_cert is None) != (self.tls_key is None):
             raise StartError("--tls-cert and --tls-key go together")
@@ -68,8 +68,8 @@ class Settings(BaseSettings):
             )
         if not loopback and self.tls_cert is None and not self.behind_proxy:
             raise StartError(
-                f"plain HTTP on {self.host} would send keys and images in the clear: give --tls-cert and --tls-key, "
-                "or --behind-proxy where something in front of it ends TLS"
+                f"plain HTTP on {self.host} would send keys and images in the clear: "
+                "give --tls-cert and --tls-key, or --behind-proxy where something in front of it ends TLS"
             )
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from corte_protocol import Image
-from corte_protocol.types import UInt8
 from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
+from corte_protocol import Image
+from corte_protocol.types import UInt8
 from corte_student.data.jpeg import stripped
 from corte_student.errors import DataError
 

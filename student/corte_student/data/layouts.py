@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from corte_protocol import VOID
 from PIL import Image
 
+from corte_protocol import VOID
 from corte_student.data.folder import find_images
 from corte_student.errors import DataError, SettingsError
 

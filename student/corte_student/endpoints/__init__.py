@@ -10,9 +10,9 @@ revision that `info` stated. Rule 2: what concerns one image alone is `ImageRefu
 
 from typing import Protocol
 
-from corte_protocol import Disclosure, TeacherInfo
 from pydantic import SecretStr
 
+from corte_protocol import Disclosure, TeacherInfo
 from corte_student.endpoints.corte import CorteEndpoint
 from corte_student.endpoints.http import HttpClient
 

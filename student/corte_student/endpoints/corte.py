@@ -3,6 +3,8 @@
 import asyncio
 import io
 
+from PIL import Image as Pillow
+
 from corte_protocol import (
     Disclosure,
     LimitExceeded,
@@ -14,8 +16,6 @@ from corte_protocol import (
 )
 from corte_protocol.codec import MAX_INFO_BYTES
 from corte_protocol.routes import DISCLOSURE_QUERY, FRAME_TYPE, INFO, PREDICT
-from PIL import Image as Pillow
-
 from corte_student.endpoints.http import HttpClient
 from corte_student.errors import BrokeContract, Changed, ImageRefused
 

@@ -19,9 +19,9 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import SplitResult, urlsplit
 
 import httpx
-from corte_protocol.errors import WIRE
 from pydantic import SecretStr
 
+from corte_protocol.errors import WIRE
 from corte_student.errors import (
     BrokeContract,
     ImageRefused,
@@ -160,7 +160,7 @@ class HttpClient:
         except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
             if _distrusted(exc):
                 raise Refused(
-                    f"the certificate of {self.url} is not trusted: name its authority's file in SSL_CERT_FILE"
+                    f"the certificate of {self.url} is not trusted: name its authority in SSL_CERT_FILE"
                 ) from exc
             return _Setback(_NOBODY)
         except (httpx.TransportError, httpx.StreamError) as exc:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Final, Self
 
 from corte_protocol import Disclosure, ProtocolError, TeacherInfo, decode_info, encode_info
-
 from corte_student.errors import LedgerError, SettingsError
 from corte_student.ledger import owners, spill
 from corte_student.ledger.spill import Row

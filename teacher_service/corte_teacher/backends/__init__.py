@@ -100,8 +100,8 @@ def _named(spec: str) -> object:
     try:
         found = getattr(importlib.import_module(module), name, None)
     except ImportError as exc:
-        hint = " (pip install 'corte-teacher[torch]')" if spec == OURS["timm"] else ""
-        raise StartError(f"backend {spec} cannot be imported: {exc}{hint}") from exc
+        hint = "pip install 'corte-teacher[torch]'" if spec == OURS["timm"] else "is it on PYTHONPATH?"
+        raise StartError(f"backend {spec} cannot be imported: {exc} ({hint})") from exc
     except ValueError as exc:
         raise StartError(f"backend {spec!r} is not of the form package.module:factory") from exc
     if not callable(found):

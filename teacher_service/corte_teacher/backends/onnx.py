@@ -8,7 +8,7 @@ Legend: C classes of the model, A answered classes (after groups), K disclosed o
 """
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -104,18 +104,18 @@ class _Head:
         self._count = 0
         self.source: str = graph.output[0].name
 
-    def op(self, kind: str, *inputs: str, name: str = "", **attributes: object) -> str:
+    def op(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
         """Append one node; returns the name of its (first) output."""
         return self.ops(kind, *inputs, names=(name,), **attributes)[0]
 
-    def ops(self, kind: str, *inputs: str, names: tuple[str, ...], **attributes: object) -> list[str]:
+    def ops(self, kind: str, *inputs: str, names: tuple[str, ...], **attributes: Any) -> list[str]:
         """Append one node with several outputs."""
         outputs = [name or self._fresh() for name in names]
         node: NodeProto = helper.make_node(kind, list(inputs), outputs, name=self._fresh(), **attributes)
         self.graph.node.append(node)
         return outputs
 
-    def over(self, kind: str, x: str, axis: int, since: int, **attributes: object) -> str:
+    def over(self, kind: str, x: str, axis: int, since: int, **attributes: Any) -> str:
         """A node over `axis`, which is an attribute before opset `since` and an input from there on."""
         if self._opset < since:
             return self.op(kind, x, axes=[axis], **attributes)
@@ -162,7 +162,7 @@ def _check_channels(graph: GraphProto, card: Card) -> None:
         )
 
 
-def _fit(head: _Head, x: str, channels: int, mode: dict[str, object], cuts: bool) -> str:
+def _fit(head: _Head, x: str, channels: int, mode: str, cuts: bool) -> str:
     """float [1, channels, h, w] to the sent size.
 
     The Reshape changes nothing: it fails where the model answers another number of channels than the card
@@ -174,7 +174,7 @@ def _fit(head: _Head, x: str, channels: int, mode: dict[str, object], cuts: bool
     # Resize wants roi and scales passed as empty; opset 11 accepts empty tensors, later ones the empty name
     none = head.array([], np.float32)
     sizes = head.op("Concat", lead, _SIZE, axis=0)
-    x = head.op("Resize", x, none, none, sizes, coordinate_transformation_mode="half_pixel", **mode)
+    x = head.op("Resize", x, none, none, sizes, mode=mode, coordinate_transformation_mode="half_pixel")
     if cuts:
         x = head.op("Slice", x, head.ints(0, 0), _CROP, head.ints(2, 3))
     return x
@@ -184,7 +184,7 @@ def _labels_head(head: _Head, card: Card, cuts: bool) -> list[tuple[str, int]]:
     """Nearest resize, then groups by a table; an id beyond the card's classes fails in the look-up."""
     x = head.op("Cast", head.source, to=TensorProto.FLOAT)
     x = head.over("Unsqueeze", x, 1, 13)
-    x = _fit(head, x, 1, {"mode": "nearest"}, cuts)
+    x = _fit(head, x, 1, "nearest", cuts)
     table = np.empty(len(card.classes), np.uint8)
     for answer, (_, _, members) in enumerate(card.outputs):
         table[list(members)] = answer
@@ -205,7 +205,7 @@ def _scores_head(head: _Head, card: Card, ceiling: Disclosure, cuts: bool) -> li
     logits = card.output.kind == "logits"
     if logits:  # an infinite logit would turn into NaN between two pixels
         x = head.op("Clip", x, head.array(-1e30, np.float32), head.array(1e30, np.float32))
-    x = _fit(head, x, len(card.classes), {"mode": "linear"}, cuts)
+    x = _fit(head, x, len(card.classes), "linear", cuts)
     peak = total = ""
     if logits and (card.groups or ceiling.prob_bits):
         peak = head.max(x)

@@ -1,4 +1,4 @@
-"""Pixels to model input, as the card says. Pillow and numpy only; shared by the backends that run a network."""
+"""Pixels to model input, as the card says: shared by the backends that run a network."""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,4 @@
-"""The embedded demonstration model: files in this package, run by the onnx backend. Public, so it may be keyless."""
+"""The embedded demonstration model: files in this package, run by the onnx backend."""
 
 from importlib.resources import files as resources
 from pathlib import Path

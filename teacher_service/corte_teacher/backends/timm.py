@@ -8,7 +8,7 @@ Legend: C classes of the model, A answered classes (after groups), K disclosed o
 """
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import timm
@@ -31,8 +31,10 @@ class Segmenter(nn.Module):
 
     def __init__(self, encoder: str, level: int, classes: int) -> None:
         super().__init__()
-        self.encoder = timm.create_model(encoder, features_only=True, out_indices=(level,), pretrained=False)
-        self.head = nn.Conv2d(self.encoder.feature_info.channels()[-1], classes, 1)
+        # Any, because timm's declared type knows nothing of feature_info
+        features: Any = timm.create_model(encoder, features_only=True, out_indices=(level,), pretrained=False)
+        self.encoder: nn.Module = features
+        self.head = nn.Conv2d(features.feature_info.channels()[-1], classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """float32 [1, 3, h, w] to logits [1, C, h', w']."""

@@ -1,0 +1,94 @@
+"""What `train` tells a person: the teacher, the class census, progress, and how it ended."""
+
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from corte_protocol import VOID, TeacherInfo
+from corte_student.asking import Tally
+from corte_student.classmap import ClassMap
+from corte_student.report.progress import Progress
+from corte_student.settings import TrainSettings
+from corte_student.trainer import Interval
+from corte_student.training import Observer, Summary
+
+
+class Told(Observer):
+    """Prints what a run tells. Use as a context, so that a bar is closed whatever happens."""
+
+    def __init__(self, settings: TrainSettings) -> None:
+        self._settings = settings
+        self._console = Console(file=sys.stderr)
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.__exit__(kind, value, trace)
+
+    def began(self, info: TeacherInfo, classmap: ClassMap, images: int, offline: bool, step: int) -> None:
+        """The teacher, the census, and the start of the bar."""
+        where = "offline: answers from the ledger only" if offline else f"discloses {info.disclosure}"
+        self._console.print(f"teacher {info.teacher}, revision {info.revision}, {where}", highlight=False)
+        self._console.print(
+            f"{images} images, method {self._settings.method}, encoder {self._settings.encoder}, "
+            f"{self._settings.steps} steps of {self._settings.batch}, seed {self._settings.seed}",
+            highlight=False,
+        )
+        if self._settings.init == "random":
+            self._console.print("the encoder starts at random weights: expect less than with --weights")
+        self._console.print(_census(info, classmap))
+        self._progress = Progress(self._settings.steps, "train", stream=sys.stderr, initial=step)
+        self._progress.__enter__()
+
+    def interval(self, interval: Interval, tally: Tally, per_second: float) -> None:
+        """One update of the bar."""
+        if self._progress is not None:
+            self._progress.update(
+                interval.step,
+                loss=f"{interval.loss:.3f}",
+                kept=f"{100 * interval.kept_share:.0f} %",
+                sent=tally.sent,
+                saved=tally.saved,
+                images_s=f"{per_second:.1f}",
+            )
+
+    def finish(self, summary: Summary, out: Path) -> None:
+        """Close the bar and say what came of it."""
+        tally = summary.tally
+        self._console.print(
+            f"done: {summary.step} steps; requests sent {tally.sent}, served by the ledger {tally.saved}, "
+            f"{tally.bytes_up / 1e6:.1f} MB up, {tally.bytes_down / 1e6:.1f} MB down",
+            highlight=False,
+        )
+        for name, why in summary.aside.items():
+            self._console.print(f"set aside: {name}: {why}", highlight=False, soft_wrap=True)
+        self._console.print(
+            f"score it with: corte-student evaluate {out} --images DIR --labels DIR",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _census(info: TeacherInfo, classmap: ClassMap) -> Table:
+    table = Table("student class", "from the teacher's", box=None, pad_edge=False)
+    for index, (name, color) in enumerate(zip(classmap.names, classmap.colors, strict=True)):
+        table.add_row(
+            Text("■ ", style=f"rgb({color[0]},{color[1]},{color[2]})") + name, _from(info, classmap, index)
+        )
+    if (classmap.table == VOID).any():
+        table.add_row("(void)", _from(info, classmap, VOID))
+    return table
+
+
+def _from(info: TeacherInfo, classmap: ClassMap, index: int) -> str:
+    return ", ".join(n for n, slot in zip(info.classes, classmap.table, strict=True) if slot == index)

@@ -1,0 +1,1 @@
+"""What a person reads: the run's log, its progress, its pictures."""

@@ -1,0 +1,294 @@
+"""One training run from start to end: what `corte-student train` does, callable from Python.
+
+images, ledger, teacher -> class map -> stream -> trainer -> RUN
+"""
+
+import asyncio
+import hashlib
+import json
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import SecretStr
+
+from corte_protocol import Disclosure, TeacherInfo
+from corte_student.asking import Asker, Tally, ask_info
+from corte_student.checkpoint import StudentSpec, TrainState, latest, restore
+from corte_student.classmap import ClassMap, load_classmap
+from corte_student.data.augment import ViewSettings
+from corte_student.data.folder import find_images
+from corte_student.ema import Ema
+from corte_student.endpoints import Endpoint, connect
+from corte_student.errors import CheckpointError, SettingsError
+from corte_student.ledger import Ledger, default_ledger_path, ensure_outside
+from corte_student.models import build_student
+from corte_student.optim import build_optimizer
+from corte_student.plan import Plan
+from corte_student.pseudo_labels import PseudoLabeller, build_labeller
+from corte_student.report.runlog import RunLog
+from corte_student.settings import TrainSettings, differences
+from corte_student.stream import Batch, Stream, StreamState
+from corte_student.trainer import Interval, Trainer
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to train, from whom, on what. `weights` is a folder of encoder weights (timm `local-dir:`)."""
+
+    url: str
+    images: Path
+    out: Path
+    settings: TrainSettings
+    classes: Path | None = None
+    weights: Path | None = None
+    ledger: Path | None = None
+    key: SecretStr | None = None
+    insecure_http: bool = False
+    resume: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How a run ended: steps done, what asking cost, which images were set aside and why."""
+
+    step: int
+    tally: Tally
+    aside: dict[str, str]
+
+
+class Observer:
+    """Told what happens, as it happens. The default tells nobody."""
+
+    def began(self, info: TeacherInfo, classmap: ClassMap, images: int, offline: bool, step: int) -> None:
+        """Before the first step."""
+
+    def interval(self, interval: Interval, tally: Tally, per_second: float) -> None:
+        """At each log interval; `per_second` is images a second since the last one."""
+
+
+async def train(job: Job, observer: Observer | None = None, endpoint: Endpoint | None = None) -> Summary:
+    """Run `job` to its end. Raises a CorteError; the ledger and the last checkpoint are intact then.
+
+    `endpoint` takes the place of the one that `job.url` names; it is closed in the end either way.
+    """
+    observer = observer or Observer()
+    settings = job.settings
+    paths = find_images(job.images)
+    ledger_path = job.ledger or default_ledger_path()
+    ensure_outside(ledger_path, job.out)
+    if latest(job.out) is not None and not job.resume:
+        raise CheckpointError(
+            f"{job.out} holds a run already: add --resume to go on, or choose another --out"
+        )
+    ledger = Ledger.open(ledger_path)
+    endpoint = endpoint or connect(
+        job.url,
+        key=job.key,
+        insecure_http=job.insecure_http,
+        deadline_s=settings.deadline_s,
+        connections=settings.in_flight,
+    )
+    try:
+        info, offline = await ask_info(endpoint, ledger, job.url)
+        classmap = load_classmap(job.classes, info) if job.classes else ClassMap.identity(info)
+        need = level_to_ask(info, settings)
+        asker = Asker(None if offline else endpoint, ledger, info, need, settings.in_flight)
+        state, spec = build(job, classmap, len(paths))
+        _begin(job, info, classmap, paths)
+        if job.resume and latest(job.out) is not None:
+            state = restore(job.out, state)
+        observer.began(info, classmap, len(paths), offline, state.step)
+        await _loop(job, state, spec, paths, asker, classmap, observer)
+        aside = {str(paths[image].relative_to(job.images)): why for image, why in state.stream.aside.items()}
+        return Summary(state.step, asker.tally, aside)
+    finally:
+        await endpoint.aclose()
+        ledger.close()
+
+
+def level_to_ask(info: TeacherInfo, settings: TrainSettings) -> Disclosure:
+    """The level a run asks for: margin where offered, so that one paid answer serves every method.
+
+    Raises SettingsError where the method needs more than the teacher discloses.
+    """
+    offered = info.disclosure
+    if settings.disclosure != "auto":
+        asked = Disclosure.parse(settings.disclosure, len(info.classes))
+        if not offered.allows(asked):
+            raise SettingsError(f"the teacher discloses {offered}, not {asked}: choose at most that")
+    else:
+        margin = Disclosure(2, 8)
+        asked = margin if offered.allows(margin) else offered
+    if settings.method != "naive" and asked.prob_bits == 0:
+        raise SettingsError(
+            f"the teacher discloses labels only and the method {settings.method!r} needs scores: "
+            "use --method naive, or a teacher that discloses confidence or margin"
+        )
+    return asked
+
+
+def build(job: Job, classmap: ClassMap, images: int) -> tuple[TrainState, StudentSpec]:
+    """A fresh state for `job`: the seed decides the student's random weights."""
+    settings = job.settings
+    torch.manual_seed(settings.seed)
+    classes = len(classmap.names)
+    student = build_student(
+        settings.encoder,
+        classes,
+        weights=job.weights,
+        pretrained=job.weights is None and settings.init == "imagenet",
+        width=settings.decoder_width,
+    )
+    student = student.to(device_of(settings)).to(memory_format=torch.channels_last)
+    spec = StudentSpec(
+        encoder=settings.encoder,
+        classes=classmap.names,
+        colors=classmap.colors,
+        width=settings.decoder_width,
+        mean=tuple((student.mean / 255).flatten().tolist()),
+        std=tuple((student.std / 255).flatten().tolist()),
+    )
+    labeller: PseudoLabeller = build_labeller(
+        settings.method,
+        classes,
+        warmup=settings.refine_from,
+        decay=settings.refine_decay,
+        least=settings.threshold,
+    )
+    state = TrainState(
+        step=0,
+        student=student,
+        ema=Ema(student, settings.steps),
+        optimizer=build_optimizer(student, settings),
+        labeller=labeller,
+        stream=StreamState.fresh(classes, images),
+    )
+    return state, spec
+
+
+def device_of(settings: TrainSettings) -> torch.device:
+    """The device that the settings name; `auto` takes CUDA where there is one."""
+    if settings.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(settings.device)
+
+
+async def _loop(
+    job: Job,
+    state: TrainState,
+    spec: StudentSpec,
+    paths: list[Path],
+    asker: Asker,
+    classmap: ClassMap,
+    observer: Observer,
+) -> None:
+    settings = job.settings
+    plan = Plan(len(paths), settings.batch, settings.steps, settings.seed)
+    view = ViewSettings(
+        settings.height,
+        settings.width,
+        settings.scale_min,
+        settings.scale_max,
+        settings.jitter,
+        settings.blur,
+    )
+    stream = Stream(
+        paths,
+        plan,
+        view,
+        asker,
+        classmap,
+        state.stream,
+        ahead=2 * settings.in_flight,
+        memory_bytes=settings.memory_mb << 20,
+    )
+    told = _teller(RunLog(job.out, step=state.step), asker, observer, settings)
+    trainer = Trainer(state, settings, spec, job.out, device_of(settings), told)
+    # two batches ready: one being assembled while one trains is enough, more only holds memory
+    queue: asyncio.Queue[Batch | None] = asyncio.Queue(maxsize=2)
+    with _signals(trainer.stop):
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(stream.feed(queue, state.step))
+            tasks.create_task(trainer.run(queue))
+
+
+def _teller(
+    log: RunLog, asker: Asker, observer: Observer, settings: TrainSettings
+) -> Callable[[Interval], None]:
+    loop = asyncio.get_running_loop()
+    last = [loop.time(), None]
+
+    def told(interval: Interval) -> None:
+        now = loop.time()
+        before = last[1] if last[1] is not None else interval.step - settings.log_every
+        speed = (interval.step - before) * settings.batch / max(1e-9, now - (last[0] or now))
+        last[:] = [now, interval.step]
+        tally = asker.tally
+        log.write(
+            {
+                "step": interval.step,
+                "loss": round(interval.loss, 5),
+                "kept": round(interval.kept_share, 4),
+                "kept_per_class": interval.kept_per_class,
+                "answered_per_class": interval.answered_per_class,
+                "lr": interval.rate,
+                "images_per_second": round(speed, 2),
+                "sent": tally.sent,
+                "saved": tally.saved,
+            }
+        )
+        observer.interval(interval, tally, speed)
+
+    return told
+
+
+@contextmanager
+def _signals(stop: Callable[[int], None]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    taken = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            loop.add_signal_handler(number, stop, number)
+            taken.append(number)
+        except (NotImplementedError, RuntimeError):  # not the main thread, or Windows
+            continue
+    try:
+        yield
+    finally:
+        for number in taken:
+            loop.remove_signal_handler(number)
+
+
+def _begin(job: Job, info: TeacherInfo, classmap: ClassMap, paths: list[Path]) -> None:
+    """Write RUN/run.json, or check a resume against it. Raises SettingsError that lists the differences."""
+    names = "\n".join(p.relative_to(job.images).as_posix() for p in paths)
+    record: dict[str, Any] = {
+        "settings": job.settings.model_dump(),
+        "teacher": info.teacher,
+        "revision": info.revision,
+        "classes": list(classmap.names),
+        "class_table": classmap.table.tolist(),
+        "images": len(paths),
+        "image_names": hashlib.sha256(names.encode()).hexdigest(),
+    }
+    path = job.out / "run.json"
+    if job.resume and path.is_file():
+        saved = json.loads(path.read_text())
+        changed = differences(saved.pop("settings"), job.settings)
+        changed += [f"{key}: {saved[key]} -> {record[key]}" for key in saved if saved[key] != record.get(key)]
+        if changed:
+            raise SettingsError(
+                f"{job.out} was started otherwise: {'; '.join(changed)}. "
+                "Resume with the old values, or start anew with another --out"
+            )
+        return
+    try:
+        job.out.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record, indent=1) + "\n")
+    except OSError as exc:
+        raise CheckpointError(f"cannot write to {job.out}: {exc.strerror}") from exc
