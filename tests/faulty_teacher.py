@@ -7,11 +7,10 @@ import io
 import json
 import threading
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import anyio
 import numpy as np
 import uvicorn
 from PIL import Image as Pillow
@@ -24,13 +23,15 @@ from corte_protocol import Disclosure, Image, Limits, Prediction, TeacherInfo, e
 from corte_protocol.errors import WIRE
 from corte_protocol.routes import DISCLOSURE_QUERY, FRAME_TYPE, INFO, PREDICT, PROBLEM_TYPE
 from corte_protocol.types import UInt8
+from pictures import until
 
+_MARGIN = Disclosure(2, 8)
 CLASSES = ("road", "car", "sky")
 Fault = Callable[[Request], Awaitable[Response]]
 
 
 def teacher_info(
-    revision: str = "r1", teacher: str = "faulty", disclosure: Disclosure = Disclosure(2, 8)
+    revision: str = "r1", teacher: str = "faulty", disclosure: Disclosure = _MARGIN
 ) -> TeacherInfo:
     """The info of the teacher below."""
     colors = ((0, 0, 0), (1, 1, 1), (2, 2, 2))
@@ -45,7 +46,7 @@ def expected(pixels: UInt8, level: Disclosure, revision: str = "r1") -> Predicti
     return Prediction(classes, scores if level.prob_bits else None, revision)
 
 
-def problem(code: str, **headers: str) -> Fault:
+def problem(code: str, headers: Mapping[str, str] | None = None) -> Fault:
     """Answer with this row of the wire's table."""
 
     async def fail(request: Request) -> Response:
@@ -56,7 +57,9 @@ def problem(code: str, **headers: str) -> Fault:
     return fail
 
 
-def raw(body: bytes, status: int = 200, media_type: str = FRAME_TYPE, **headers: str) -> Fault:
+def raw(
+    body: bytes, status: int = 200, media_type: str = FRAME_TYPE, headers: Mapping[str, str] | None = None
+) -> Fault:
     """Answer with these bytes."""
 
     async def answer(request: Request) -> Response:
@@ -106,8 +109,7 @@ class FaultyTeacher:
             pixels = np.asarray(picture.convert("RGB"))
         self.asked[Image(pixels).digest] += 1
         if self.hold_after is not None and self.asked.total() > self.hold_after:
-            while not self.go_on.is_set():
-                await anyio.sleep(0.01)
+            await until(self.go_on.is_set)
         level = Disclosure.parse(request.query_params[DISCLOSURE_QUERY], len(CLASSES))
         return Response(encode_prediction(expected(pixels, level, self.revision)), media_type=FRAME_TYPE)
 

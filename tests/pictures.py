@@ -1,7 +1,9 @@
 """Small pictures for tests of the student."""
 
+import asyncio
 import hashlib
 import io
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image as Pillow
@@ -19,3 +21,9 @@ def make_picture(seed: int, *, file: str = "", height: int = 12, width: int = 16
     body = target.getvalue()
     digest = hashlib.sha256(body + file.encode()).hexdigest()
     return Picture(pixels, body, "image/png", digest, Image(pixels).digest)
+
+
+async def until(true: Callable[[], object]) -> None:
+    """Wait for something that another thread brings about."""
+    while not true():  # noqa: ASYNC110 - the other side is a thread and knows no event of this loop
+        await asyncio.sleep(0.01)

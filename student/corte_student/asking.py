@@ -75,7 +75,10 @@ class Asker:
         grace_s: float = 10.0,
     ) -> None:
         if not info.disclosure.allows(need):
-            raise Refused(f"the teacher discloses {info.disclosure}, this run needs {need}: choose less")
+            raise Refused(
+                f"the teacher discloses {info.disclosure} and this run needs {need}: "
+                "choose a method that needs less, or ask the teacher's owner for more"
+            )
         self._endpoint = endpoint
         self._ledger = ledger
         self._info = info

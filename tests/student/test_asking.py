@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image as Pillow
 
 from corte_protocol import Disclosure, encode_prediction
 from corte_student.asking import Asker, Tally, ask_info
@@ -19,10 +20,22 @@ from corte_student.endpoints import Endpoint, connect
 from corte_student.errors import Changed, ImageRefused, LedgerError, Refused, Unavailable
 from corte_student.ledger import Ledger, Question
 from faulty_teacher import FaultyTeacher, expected, faulty_teacher, problem, teacher_info
-from pictures import make_picture
+from pictures import make_picture, until
 from serving import running_teacher
 
 TESTS = Path(__file__).parents[1]
+CARD = """
+name = "red"
+[[classes]]
+name = "road"
+color = [0, 0, 0]
+[[classes]]
+name = "car"
+color = [1, 1, 1]
+[[classes]]
+name = "sky"
+color = [2, 2, 2]
+"""
 LABELS, MARGIN = Disclosure(1, 0), Disclosure(2, 8)
 
 
@@ -105,8 +118,7 @@ async def test_no_more_than_allowed_are_in_flight(path: Path) -> None:
     with faulty_teacher(hold_after=0) as teacher:
         async with asking(teacher.url, path) as asker:
             tasks = [asyncio.create_task(asker.answer(make_picture(seed))) for seed in range(9)]
-            while teacher.attempts < 4:
-                await asyncio.sleep(0.01)
+            await until(lambda: teacher.attempts >= 4)
             await asyncio.sleep(0.05)
             assert teacher.attempts == asker.tally.sent == 4
             teacher.go_on.set()
@@ -153,8 +165,7 @@ async def test_a_request_under_way_is_awaited_when_its_asker_is_cancelled(path: 
     with faulty_teacher(hold_after=0) as teacher:
         async with asking(teacher.url, path) as asker:
             task = asyncio.create_task(asker.answer(make_picture(1)))
-            while not teacher.asked:
-                await asyncio.sleep(0.01)
+            await until(lambda: teacher.asked)
             task.cancel()
             await asyncio.sleep(0.05)
             assert not task.done()
@@ -170,8 +181,7 @@ async def test_a_request_that_outlasts_the_grace_gives_its_claim_back(path: Path
     with faulty_teacher(hold_after=0) as teacher:
         async with asking(teacher.url, path, grace_s=0.05) as asker:
             task = asyncio.create_task(asker.answer(make_picture(1)))
-            while not teacher.asked:
-                await asyncio.sleep(0.01)
+            await until(lambda: teacher.asked)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -185,8 +195,7 @@ async def test_a_question_not_yet_sent_is_called_back_at_once(path: Path) -> Non
     with faulty_teacher(hold_after=0) as teacher:
         async with asking(teacher.url, path) as asker:
             tasks = [asyncio.create_task(asker.answer(make_picture(seed))) for seed in range(7)]
-            while teacher.attempts < 4:
-                await asyncio.sleep(0.01)
+            await until(lambda: teacher.attempts >= 4)
             for task in tasks:
                 task.cancel()
             await asyncio.sleep(0)
@@ -205,8 +214,7 @@ async def test_one_of_two_askers_may_leave(path: Path) -> None:
     with faulty_teacher(hold_after=0) as teacher:
         async with asking(teacher.url, path, grace_s=0.0) as asker:
             first, second = (asyncio.create_task(asker.answer(make_picture(1))) for _ in range(2))
-            while not teacher.asked:
-                await asyncio.sleep(0.01)
+            await until(lambda: teacher.asked)
             first.cancel()
             with suppress(asyncio.CancelledError):
                 await first
@@ -290,7 +298,7 @@ def test_after_a_kill_only_what_was_not_committed_is_asked(path: Path) -> None:
 
 
 def test_a_full_disk_loses_no_paid_answer(teacher: FaultyTeacher, path: Path) -> None:
-    """Under a file-size limit the student stops with one line; resumed with room, it pays for nothing twice."""
+    """Under a file-size limit the student stops with one line; resumed, it pays for nothing twice."""
     Ledger.open(path).close()
     process = worker(
         teacher.url,
@@ -310,20 +318,24 @@ def test_a_full_disk_loses_no_paid_answer(teacher: FaultyTeacher, path: Path) ->
 
 
 async def test_the_real_service_answers_what_the_student_reads(path: Path, tmp_path: Path) -> None:
-    """A picture from disk, a real corte-teacher on a socket, an answer of its size; the second run sends none."""
+    """A file, a real corte-teacher on a socket, an answer of its size; asked again, none is sent."""
     make = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
-    from PIL import Image as Pillow
-
     Pillow.fromarray(make).save(tmp_path / "a.jpg", comment="private")
     picture = read_picture(tmp_path / "a.jpg")
-    with running_teacher(["--open", "--disclosure", "margin"]) as url:
+    card = tmp_path / "card.toml"
+    card.write_text(CARD)
+    with running_teacher(
+        ["--open", "--disclosure", "margin", "--backend", "red_backend:make", "--card", str(card)],
+        {"PYTHONPATH": str(TESTS)},
+    ) as url:
         endpoint = connect(url, key=None, insecure_http=False, deadline_s=30, connections=2)
         ledger = Ledger.open(path)
         info, offline = await ask_info(endpoint, ledger, url)
         assert not offline
         asker = Asker(endpoint, ledger, info, MARGIN, 2)
         answer = await asker.answer(picture)
-        assert answer.classes.shape == (2, 48, 64)
+        assert np.array_equal(answer.labels, picture.pixels[:, :, 0] % 3)
+        assert answer.disclosure == MARGIN
         await asker.answer(picture)
         assert (asker.tally.sent, asker.tally.saved) == (1, 1)
         with pytest.raises(ImageRefused):

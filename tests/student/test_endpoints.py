@@ -132,9 +132,9 @@ async def test_a_passing_failure_is_asked_again(teacher: FaultyTeacher, code: st
 
 async def test_retry_after_is_honoured(teacher: FaultyTeacher) -> None:
     """The pause is at least what the service asks for, in seconds or as a date."""
-    teacher.faults.append(problem("overloaded", **{"Retry-After": "3"}))
-    teacher.faults.append(problem("overloaded", **{"Retry-After": "Sun, 06 Nov 1994 08:49:37 GMT"}))
-    teacher.faults.append(problem("overloaded", **{"Retry-After": "soon"}))
+    teacher.faults.append(problem("overloaded", headers={"Retry-After": "3"}))
+    teacher.faults.append(problem("overloaded", headers={"Retry-After": "Sun, 06 Nov 1994 08:49:37 GMT"}))
+    teacher.faults.append(problem("overloaded", headers={"Retry-After": "soon"}))
     naps = Naps()
     async with corte(teacher.url, naps) as endpoint:
         await ask(endpoint)
@@ -145,10 +145,10 @@ async def test_retry_after_is_honoured(teacher: FaultyTeacher) -> None:
 
 async def test_a_wait_beyond_the_deadline_ends_at_once(teacher: FaultyTeacher) -> None:
     """Nobody sleeps towards a deadline that cannot be met."""
-    teacher.faults.append(problem("quota", **{"Retry-After": "86400"}))
+    teacher.faults.append(problem("quota", headers={"Retry-After": "86400"}))
     naps = Naps()
     async with corte(teacher.url, naps) as endpoint:
-        with pytest.raises(Unavailable, match="86400 s.*--resume"):
+        with pytest.raises(Unavailable, match=r"86400 s.*--resume"):
             await ask(endpoint)
     assert naps.lengths == []
 
@@ -163,7 +163,7 @@ async def test_a_lasting_failure_ends_at_the_deadline() -> None:
 
 async def test_a_broken_connection_is_tried_again(teacher: FaultyTeacher) -> None:
     """A service that dies in the middle of an answer is asked again."""
-    teacher.faults.append(raw(b"short", **{"content-length": "100"}))
+    teacher.faults.append(raw(b"short", headers={"content-length": "100"}))
     async with corte(teacher.url) as endpoint:
         await ask(endpoint)
     assert teacher.attempts == 2
@@ -210,10 +210,10 @@ async def test_a_missing_key_and_a_wrong_key_are_told_apart() -> None:
     """Without a key the message says to set it, with one to check it."""
     with faulty_teacher(key=KEY) as teacher:
         async with corte(teacher.url) as endpoint:
-            with pytest.raises(Refused, match="needs a key .*set CORTE_TEACHER_KEY"):
+            with pytest.raises(Refused, match=r"needs a key .*set CORTE_TEACHER_KEY"):
                 await endpoint.info()
         async with corte(teacher.url, key="wrong") as endpoint:
-            with pytest.raises(Refused, match="refuses the key .*check CORTE_TEACHER_KEY"):
+            with pytest.raises(Refused, match=r"refuses the key .*check CORTE_TEACHER_KEY"):
                 await endpoint.info()
         async with corte(teacher.url, key=KEY + "\n") as endpoint:
             assert await endpoint.info() == teacher_info()
@@ -222,7 +222,7 @@ async def test_a_missing_key_and_a_wrong_key_are_told_apart() -> None:
 
 async def test_a_redirect_is_not_followed(teacher: FaultyTeacher) -> None:
     """An answer that points elsewhere is refused; nothing goes there."""
-    teacher.info_faults.append(raw(b"", 307, location="http://127.0.0.1:9/v1/info"))
+    teacher.info_faults.append(raw(b"", 307, headers={"location": "http://127.0.0.1:9/v1/info"}))
     async with corte(teacher.url) as endpoint:
         with pytest.raises(Refused, match="redirects"):
             await endpoint.info()
@@ -231,7 +231,7 @@ async def test_a_redirect_is_not_followed(teacher: FaultyTeacher) -> None:
 async def test_oversized_and_compressed_answers_are_not_read(teacher: FaultyTeacher) -> None:
     """An answer beyond what the image and level allow, or compressed unasked, breaks the contract."""
     teacher.faults.append(raw(b"x" * (1 << 20)))
-    teacher.faults.append(raw(b"x", **{"content-encoding": "gzip"}))
+    teacher.faults.append(raw(b"x", headers={"content-encoding": "gzip"}))
     teacher.info_faults.append(raw(b"x" * (3 << 20)))
     async with corte(teacher.url) as endpoint:
         with pytest.raises(BrokeContract, match="larger than"):
@@ -363,7 +363,7 @@ async def test_the_key_is_in_no_message_log_or_url(
 ) -> None:
     """Whatever goes wrong, at every log level, and even if the service echoes the key."""
     echo = json.dumps({"title": KEY, "detail": KEY, "code": KEY}).encode()
-    faults = {"echo": raw(echo, 418), "reset": raw(b"x", **{"content-length": "9"})}
+    faults = {"echo": raw(echo, 418), "reset": raw(b"x", headers={"content-length": "9"})}
     for _ in range(40):
         teacher.faults.append(faults.get(fault) or problem(fault))
     caplog.set_level(logging.DEBUG)

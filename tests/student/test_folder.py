@@ -101,6 +101,47 @@ def test_adobe_rgb_jpeg_keeps_its_colours(tmp_path: Path) -> None:
     assert np.array_equal(decoded(picture.body), decoded(source))
 
 
+def test_of_a_phones_multi_picture_file_the_first_is_sent(tmp_path: Path) -> None:
+    """An MPO file is its first picture; the others and its index stay here."""
+    first, second = Pillow.fromarray(noise(24, 24, 1)), Pillow.fromarray(noise(24, 24, 2))
+    first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second])
+    picture = read_picture(tmp_path / "a.jpg")
+    assert picture.media_type == "image/jpeg"
+    assert b"MPF" not in picture.body
+    assert np.array_equal(read_pixels(tmp_path / "a.jpg"), picture.pixels)
+    assert np.array_equal(decoded(picture.body), picture.pixels)
+
+
+JPEGS = [
+    jpeg(Pillow.fromarray(noise(24, 24)).convert(mode), progressive=progressive, restart_marker_blocks=blocks)
+    for mode in ("RGB", "L")
+    for progressive in (False, True)
+    for blocks in (0, 2)
+]
+
+
+@settings(max_examples=250, deadline=None)
+@given(
+    st.sampled_from(JPEGS),
+    st.floats(0, 1, exclude_max=True),
+    st.binary(min_size=1, max_size=6),
+    st.booleans(),
+)
+def test_a_damaged_jpeg_is_refused_or_read_alike(
+    source: bytes, where: float, patch: bytes, insert: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever bytes are hit, the pixels trained on are those that are sent, or the file is an error."""
+    at = int(where * len(source))
+    path = tmp_path_factory.mktemp("damaged") / "a.jpg"
+    path.write_bytes(source[:at] + patch + source[at if insert else at + len(patch) :])
+    try:
+        picture = read_picture(path)
+    except DataError:
+        return
+    assert np.array_equal(decoded(picture.body), picture.pixels)
+    assert np.array_equal(read_pixels(path), picture.pixels)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=300))
 def test_stripping_never_raises(data: bytes) -> None:
@@ -143,9 +184,11 @@ def test_pixels_are_upright(tmp_path: Path, orientation: int, kind: str) -> None
 
 @pytest.mark.parametrize(
     ("mode", "suffix"),
-    [("1", "png"), ("P", "png"), ("LA", "png"), ("RGBA", "png"), ("P", "bmp"), ("CMYK", "jpg"), ("CMYK", "tif"),
-     ("YCbCr", "tif"), ("RGBA", "webp"), ("RGBA", "tif")],
-)  # fmt: skip
+    [
+        *(("1", "png"), ("P", "png"), ("LA", "png"), ("RGBA", "png"), ("P", "bmp")),
+        *(("CMYK", "jpg"), ("CMYK", "tif"), ("YCbCr", "tif"), ("RGBA", "webp"), ("RGBA", "tif")),
+    ],
+)
 def test_odd_modes_become_rgb(tmp_path: Path, mode: str, suffix: str) -> None:
     """Palettes, alpha, bits and CMYK are read as 8-bit RGB and sent as PNG."""
     path = tmp_path / f"a.{suffix}"

@@ -109,7 +109,7 @@ def test_a_damaged_row_is_reported_and_asked_again(
     with caplog.at_level(logging.WARNING):
         assert ledger.find(Q, LABELS) is None
         assert ledger.find(Q, LABELS) is None
-    assert caplog.text.count("damaged") == 1
+    assert len(caplog.records) == 1
     assert ledger.counts().corrupt == 1
     assert ledger.claim(Q, LABELS)
     ledger.commit(Q, frame(), MARGIN)
@@ -185,9 +185,7 @@ def test_of_many_threads_and_ledgers_one_claims(path: Path) -> None:
     won: list[int] = []
 
     def work(ledger: Ledger) -> None:
-        for n in range(10):
-            if ledger.claim(replace(Q, pixel_digest=f"p{n}"), LABELS):
-                won.append(n)
+        won.extend(n for n in range(10) if ledger.claim(replace(Q, pixel_digest=f"p{n}"), LABELS))
 
     threads = [threading.Thread(target=work, args=(ledger,)) for ledger in ledgers * 2]
     for thread in threads:
@@ -233,7 +231,7 @@ def test_a_newer_ledger_is_not_touched(path: Path) -> None:
     db.execute("PRAGMA user_version = 99")
     db.close()
     before = path.read_bytes()
-    with pytest.raises(LedgerError, match="newer corte-student.*update it"):
+    with pytest.raises(LedgerError, match=r"newer corte-student.*update it"):
         Ledger.open(path)
     assert path.read_bytes() == before
 
@@ -286,7 +284,7 @@ def test_nothing_is_claimed_on_a_disk_that_is_almost_full(
 ) -> None:
     """Before space runs out nothing more is asked, so that answers under way find room."""
     monkeypatch.setattr(store, "MIN_FREE_BYTES", 1 << 62)
-    with pytest.raises(LedgerError, match="the disk is full: .* 0 answers are safe"):
+    with pytest.raises(LedgerError, match=r"the disk is full: .* 0 answers are safe"):
         ledger.claim(Q, MARGIN)
     ledger.commit(Q, frame(), MARGIN)
     assert ledger.counts().claims == 0

@@ -55,9 +55,10 @@ CREATE TABLE claims (
 CREATE TABLE teachers (url_digest TEXT PRIMARY KEY, info BLOB NOT NULL) WITHOUT ROWID;
 """
 _LOOK_UP: Final = """
-SELECT rowid, digest, pixel_digest, teacher, revision, view, top_k, prob_bits, checksum, frame
-FROM answers WHERE {column} = ? AND teacher = ? AND revision = ? AND view = ?
-AND top_k >= ? AND prob_bits >= ? ORDER BY top_k, prob_bits
+SELECT rowid, digest, pixel_digest, teacher, revision, view, top_k, prob_bits,
+CAST(checksum AS BLOB), CAST(frame AS BLOB) FROM answers
+WHERE {column} = ? AND teacher = ? AND revision = ? AND view = ? AND top_k >= ? AND prob_bits >= ?
+ORDER BY top_k, prob_bits
 """
 _LOOK_UPS: Final = tuple(_LOOK_UP.format(column=column) for column in ("digest", "pixel_digest"))
 
@@ -155,7 +156,13 @@ class Ledger:
 
     def claim(self, q: Question, need: Disclosure) -> bool:
         """Reserve `q`, durably, before it is sent. False: look again, it is answered or being asked."""
-        if shutil.disk_usage(self.path.parent).free < MIN_FREE_BYTES:
+        try:
+            free = shutil.disk_usage(self.path.parent).free
+        except OSError as exc:
+            raise LedgerError(
+                f"the ledger {self.path} is gone ({exc.strerror}): go on with --resume"
+            ) from exc
+        if free < MIN_FREE_BYTES:
             raise self._disk_full()
         key = _claim_key(q)
         with self._lock, self._transaction():
@@ -345,6 +352,8 @@ def _prepare(db: sqlite3.Connection, path: Path, max_bytes: int | None) -> None:
     (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if identity != _APPLICATION_ID and tables:
         raise LedgerError(f"{path} is another program's database: name another file with --ledger")
+    # a damaged row must fail its checksum, not the reading of its neighbours
+    db.text_factory = lambda text: text.decode(errors="replace")
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")
     if max_bytes is not None:
