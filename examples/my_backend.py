@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
 from corte_protocol.types import Float16, UInt8
 from corte_teacher.card import Card
 

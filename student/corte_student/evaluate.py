@@ -5,7 +5,8 @@ reads the truth beside each and adds up one confusion matrix. Integers add up al
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+import itertools
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -75,8 +76,17 @@ async def score(
     `on_image` hears after each image how many are done. The first failure ends it, as an ExceptionGroup.
     """
     total = ConfusionMatrix(classes)
-    waiting = iter(pairs)
+    waiting = iter(pairs)  # shared: each worker takes the next pair
+    done = itertools.count(1)
+
+    async def work() -> None:
+        for image, label_file in waiting:
+            predicted = await predict(image)
+            truth = await asyncio.to_thread(read_labels, label_file, layout, classes)
+            total.update(truth, predicted, source=str(label_file))
+            on_image(next(done))
+
     async with asyncio.TaskGroup() as tasks:
         for _ in range(min(in_flight, len(pairs))):
-            tasks.create_task(_work(predict, waiting, layout, total, done := [0], on_image))
+            tasks.create_task(work())
     return total

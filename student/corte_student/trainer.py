@@ -56,9 +56,10 @@ class Trainer:
         run: Path,
         device: torch.device,
         told: Callable[[Interval], None],
+        stepped: Callable[[int], None],
     ) -> None:
         self.state, self._settings, self._spec = state, settings, spec
-        self._run, self._device, self._told = run, device, told
+        self._run, self._device, self._told, self._stepped = run, device, told, stepped
         self._stop: int | None = None
         self._stopped = asyncio.Event()
         self._since: list[StepReport] = []
@@ -73,6 +74,7 @@ class Trainer:
         while (batch := await self._next(queue)) is not None:
             self._since.append(await asyncio.to_thread(self.step, batch))
             done = self.state.step
+            self._stepped(done)
             if done % self._settings.log_every == 0 or done == self._settings.steps:
                 self._tell()
             if done % self._settings.checkpoint_every == 0 and done < self._settings.steps:

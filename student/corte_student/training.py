@@ -67,6 +67,9 @@ class Observer:
     def began(self, info: TeacherInfo, classmap: ClassMap, images: int, offline: bool, step: int) -> None:
         """Before the first step."""
 
+    def stepped(self, step: int, tally: Tally) -> None:
+        """After each step: `step` are done."""
+
     def interval(self, interval: Interval, tally: Tally, per_second: float) -> None:
         """At each log interval; `per_second` is images a second since the last one."""
 
@@ -208,7 +211,11 @@ async def _loop(
         memory_bytes=settings.memory_mb << 20,
     )
     told = _teller(RunLog(job.out, step=state.step), asker, observer, settings)
-    trainer = Trainer(state, settings, spec, job.out, device_of(settings), told)
+
+    def stepped(step: int) -> None:
+        observer.stepped(step, asker.tally)
+
+    trainer = Trainer(state, settings, spec, job.out, device_of(settings), told, stepped)
     # two batches ready: one being assembled while one trains is enough, more only holds memory
     queue: asyncio.Queue[Batch | None] = asyncio.Queue(maxsize=2)
     with _signals(trainer.stop):

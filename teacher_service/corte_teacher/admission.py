@@ -4,11 +4,11 @@ import asyncio
 from io import BytesIO
 
 import numpy as np
-from corte_protocol import Disclosure, Image, InvalidValue, Limits
-from corte_protocol.routes import DISCLOSURE_QUERY, IMAGE_TYPES
 from PIL import Image as Pillow
 from starlette.requests import Request
 
+from corte_protocol import Disclosure, Image, InvalidValue, Limits
+from corte_protocol.routes import DISCLOSURE_QUERY, IMAGE_TYPES
 from corte_teacher.errors import (
     Forbidden,
     InvalidRequest,

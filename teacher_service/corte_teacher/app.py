@@ -11,6 +11,11 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
 from corte_protocol import CorteError, TeacherInfo, encode_info
 from corte_protocol.errors import WIRE
 from corte_protocol.routes import (
@@ -23,11 +28,6 @@ from corte_protocol.routes import (
     REQUEST_ID_HEADER,
     REVISION_HEADER,
 )
-from fastapi import FastAPI, Request, Response
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
 from corte_teacher.admission import asked_level, read_body, require_key
 from corte_teacher.backends import Backend
 from corte_teacher.errors import NotReady

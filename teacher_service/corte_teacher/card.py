@@ -8,9 +8,9 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from corte_protocol.types import MAX_CLASSES
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from corte_protocol.types import MAX_CLASSES
 from corte_teacher.errors import StartError
 
 Channel = Annotated[int, Field(ge=0, le=255)]

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from io import BytesIO
 
 import numpy as np
-from corte_protocol import Image, Prediction, decode_prediction
 from PIL import Image as Pillow
 
+from corte_protocol import Image, Prediction, decode_prediction
 from corte_teacher.admission import read_image
 from corte_teacher.errors import StartError, TeacherServiceError
 from corte_teacher.inference import Inference, trial_pixels

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from corte_protocol import CorteError
 
+from corte_protocol import CorteError
 from corte_teacher.errors import StartError
 from corte_teacher.keys import create_key, read_keys, revoke_key
 from corte_teacher.settings import Settings, read_settings

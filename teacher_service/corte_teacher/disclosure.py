@@ -2,7 +2,6 @@
 
 from corte_protocol import Disclosure, Prediction
 from corte_protocol.types import Float16, UInt8
-
 from corte_teacher.errors import Forbidden
 
 

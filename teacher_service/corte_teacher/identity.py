@@ -11,7 +11,6 @@ from pathlib import Path
 
 from corte_protocol import Disclosure, Limits, TeacherInfo
 from corte_protocol.routes import PROTOCOL_VERSION
-
 from corte_teacher.backends import OURS, Source
 from corte_teacher.card import Card
 

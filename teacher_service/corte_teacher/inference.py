@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
+
 from corte_protocol import Disclosure, Image, ProtocolError, TeacherInfo, encode_prediction
 from corte_protocol.types import UInt8
-
 from corte_teacher.admission import read_image
 from corte_teacher.backends import Backend
 from corte_teacher.disclosure import disclose

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import uvicorn
-from corte_protocol import InvalidValue, Limits, TeacherInfo
 
+from corte_protocol import InvalidValue, Limits, TeacherInfo
 from corte_teacher.app import create_app
 from corte_teacher.backends import Backend, Source, find_source, load_backend
 from corte_teacher.errors import StartError

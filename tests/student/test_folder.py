@@ -122,10 +122,10 @@ JPEGS = [
 
 @settings(max_examples=250, deadline=None)
 @given(
-    st.sampled_from(JPEGS),
-    st.floats(0, 1, exclude_max=True),
-    st.binary(min_size=1, max_size=6),
-    st.booleans(),
+    source=st.sampled_from(JPEGS),
+    where=st.floats(0, 1, exclude_max=True),
+    patch=st.binary(min_size=1, max_size=6),
+    insert=st.booleans(),
 )
 def test_a_damaged_jpeg_is_refused_or_read_alike(
     source: bytes, where: float, patch: bytes, insert: bool, tmp_path_factory: pytest.TempPathFactory

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from corte_protocol.types import UInt8
 from corte_teacher.card import Card
 from corte_teacher.keys import create_key
-from PIL import Image
 from serving import running_teacher
-
 from teacher.tiny_models import as_toml, card_data, write_model
 
 MAX_BODY, MAX_PIXELS = 200_000, 10_000

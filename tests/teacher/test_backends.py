@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+
 from corte_protocol import Disclosure
 from corte_protocol.types import UInt8
 from corte_teacher.backends import OURS, Backend, Source, find_source, load_backend
 from corte_teacher.card import Card
 from corte_teacher.errors import StartError
-
 from teacher.backend_contract import BackendContract, picture
 from teacher.tiny_models import (
     F32,
@@ -91,8 +91,9 @@ class TimmContract(BackendContract):
 
     def reference(self, folder: Path, pixels: UInt8) -> F32:
         import torch
-        from corte_teacher.backends.timm import Segmenter
         from safetensors.torch import load_file
+
+        from corte_teacher.backends.timm import Segmenter
 
         assert self.card.model is not None
         net = Segmenter(self.card.model.encoder, self.card.model.level, len(self.card.classes)).eval()
@@ -113,8 +114,9 @@ class TestTimmGroups(TimmContract):
 
 def _checkpoint(folder: Path, card: Card) -> Path:
     import torch
-    from corte_teacher.backends.timm import Segmenter
     from safetensors.torch import save_file
+
+    from corte_teacher.backends.timm import Segmenter
 
     assert card.model is not None
     path = folder / "m.safetensors"
@@ -185,8 +187,9 @@ def test_ties_go_to_the_lower_id(tmp_path: Path, level: str, groups: list[Any]) 
 
 def test_ties_go_to_the_lower_id_in_torch(tmp_path: Path) -> None:
     """The timm backend orders equal logits by id too, by arg-max and by sorting."""
-    from corte_teacher.backends.timm import _best
     from torch import zeros
+
+    from corte_teacher.backends.timm import _best
 
     for k in (1, 2, 4, 5):
         assert _best(zeros(5, 2, 2), k)[1][:, 0, 0].tolist() == list(range(k))
@@ -237,7 +240,7 @@ def test_what_is_not_a_model_is_refused(tmp_path: Path) -> None:
 
 def test_an_unknown_backend_lists_the_choices() -> None:
     """A wrong name is answered with the right ones."""
-    with pytest.raises(StartError, match="street, onnx, timm or package.module:factory"):
+    with pytest.raises(StartError, match=r"street, onnx, timm or package\.module:factory"):
         find_source("tensorflow", None, None)
 
 

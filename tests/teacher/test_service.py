@@ -10,6 +10,8 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
+
 from corte_protocol import Disclosure, Prediction, decode_info, decode_prediction
 from corte_protocol.errors import WIRE
 from corte_protocol.routes import FRAME_TYPE, PROBLEM_TYPE
@@ -17,7 +19,6 @@ from corte_protocol.types import UInt8
 from corte_teacher.backends import find_source, load_backend
 from corte_teacher.card import read_card
 from corte_teacher.disclosure import disclose
-from PIL import Image
 
 Encode = Callable[..., bytes]
 
@@ -80,7 +81,8 @@ def test_info_says_what_a_student_needs_and_nothing_of_the_model(open_teacher: s
 def test_no_header_names_the_software(open_teacher: str, pixels: UInt8, encode: Encode) -> None:
     """Neither uvicorn nor any other library shows, and every answer has a request id of its own."""
     answers = [ask(open_teacher, encode(pixels)), httpx.get(f"{open_teacher}/healthz")]
-    assert {"server", "date", "x-powered-by"}.isdisjoint(*(a.headers for a in answers))
+    for answer in answers:
+        assert {"server", "date", "x-powered-by"}.isdisjoint(answer.headers)
     assert len({a.headers["x-request-id"] for a in answers}) == 2
 
 
@@ -238,7 +240,7 @@ def test_a_key_is_needed(
         "",
         "Bearer",
         "Bearer nonsense",
-        f"Bearer {key[:-1]}x",
+        f"Bearer {key[:-1]}!",
         f"Basic {key}",
         f"Bearer ct_{key}",
         "Bearer ct__",
@@ -271,7 +273,7 @@ def test_full_disclosure_narrows_to_every_level(
 def test_the_revision_depends_on_model_and_salt_only(
     open_teacher: str, keyed_teacher: str, key_file: tuple[Path, str], tiny: Path
 ) -> None:
-    """Two policies and a restart share a revision under one salt; another salt hides that the model is the same."""
+    """Two policies and a restart share a revision under one salt; another salt hides the model."""
     from serving import running_teacher
 
     headers = {"authorization": f"Bearer {key_file[1]}"}
@@ -334,7 +336,7 @@ def slow_args(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[lis
 def test_a_full_queue_and_a_failing_model(
     slow_args: tuple[list[str], dict[str, str]], pixels: UInt8, encode: Encode
 ) -> None:
-    """Beyond the places in the queue: 503 with Retry-After. A model's failure or nonsense: 500, text unsaid."""
+    """Beyond the places in the queue: 503 with Retry-After. A model's failure or nonsense: 500, unsaid."""
     from concurrent.futures import ThreadPoolExecutor
 
     from serving import running_teacher

@@ -5,6 +5,7 @@ from importlib.resources import files
 
 import httpx
 import pytest
+
 from corte_protocol import decode_info, decode_prediction
 from corte_protocol.types import UInt8
 from serving import running_teacher

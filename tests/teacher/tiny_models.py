@@ -7,10 +7,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
-from corte_protocol.types import UInt8
-from corte_teacher.card import Card
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+
+from corte_protocol.types import UInt8
+from corte_teacher.card import Card
 
 F32 = npt.NDArray[np.float32]
 NAMES = ("road", "car", "truck", "sky", "tree")
@@ -47,7 +48,8 @@ def write_model(path: Path, card: Card, *, opset: int = 17, stride: int = 2, sca
     rng = np.random.default_rng(7)
     classes = len(card.classes)
     weights = (rng.normal(size=(classes, 3, 3, 3)) * scale).astype(np.float32)
-    nodes, x = [], "image"
+    nodes: list[onnx.NodeProto] = []
+    x = "image"
 
     def add(kind: str, *inputs: str, **attributes: Any) -> str:
         out = f"t{len(nodes)}"
@@ -67,14 +69,17 @@ def write_model(path: Path, card: Card, *, opset: int = 17, stride: int = 2, sca
     if card.output.layout == "nhwc":
         x = add("Transpose", x, perm=[0, 2, 3, 1])
     entry = TensorProto.UINT8 if card.input.dtype == "uint8" else TensorProto.FLOAT
-    shape = ["n", "h", "w", 3] if card.input.layout == "nhwc" else ["n", 3, "h", "w"]
+    shape: list[str | int | None] = ["n", "h", "w", 3] if card.input.layout == "nhwc" else ["n", 3, "h", "w"]
     rank = 3 if card.output.kind == "labels" else 4
     graph = helper.make_graph(
         nodes,
         "tiny",
         [helper.make_tensor_value_info("image", entry, shape)],
         [helper.make_tensor_value_info(x, dtype, [None] * rank)],
-        [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(np.float32(64), "scale")],
+        [
+            numpy_helper.from_array(weights, "weights"),
+            numpy_helper.from_array(np.array(64, np.float32), "scale"),
+        ],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), path)
     return path
@@ -90,7 +95,7 @@ def network_input(card: Card, pixels: UInt8) -> tuple[npt.NDArray[Any], tuple[in
             Image.fromarray(pixels).resize((spec.width, spec.height), Image.Resampling.BILINEAR)
         )
     else:
-        size = tuple(-(-n // spec.multiple_of) * spec.multiple_of for n in size)  # type: ignore[assignment]
+        size = tuple(-(-n // spec.multiple_of) * spec.multiple_of for n in size)
         pixels = np.pad(pixels, ((0, size[0] - height), (0, size[1] - width), (0, 0)), mode="edge")
     array: npt.NDArray[Any] = pixels
     if spec.dtype == "float32":

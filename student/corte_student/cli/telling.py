@@ -47,20 +47,19 @@ class Told(Observer):
         if self._settings.init == "random":
             self._console.print("the encoder starts at random weights: expect less than with --weights")
         self._console.print(_census(info, classmap))
-        self._progress = Progress(self._settings.steps, "train", stream=sys.stderr, initial=step)
+        self._progress = Progress(self._settings.steps, "train", batch=self._settings.batch, initial=step)
         self._progress.__enter__()
 
-    def interval(self, interval: Interval, tally: Tally, per_second: float) -> None:
-        """One update of the bar."""
+    def stepped(self, step: int, tally: Tally) -> None:
+        """Move the bar."""
         if self._progress is not None:
-            self._progress.update(
-                interval.step,
-                loss=f"{interval.loss:.3f}",
-                kept=f"{100 * interval.kept_share:.0f} %",
-                sent=tally.sent,
-                saved=tally.saved,
-                images_s=f"{per_second:.1f}",
-            )
+            self._progress.update(step, sent=tally.sent, saved=tally.saved)
+
+    def interval(self, interval: Interval, tally: Tally, per_second: float) -> None:
+        """Fresh numbers beside the bar."""
+        if self._progress is not None:
+            kept = f"{100 * interval.kept_share:.0f} %"
+            self._progress.update(interval.step, loss=f"{interval.loss:.3f}", kept=kept)
 
     def finish(self, summary: Summary, out: Path) -> None:
         """Close the bar and say what came of it."""

@@ -79,8 +79,11 @@ def pair(images: Path, labels: Path, layout: str) -> list[tuple[Path, Path]]:
         if not folder.is_dir():
             raise DataError(f"{flag} {folder} is not a folder")
     if images.resolve() == labels.resolve():
-        raise DataError(f"--images and --labels are the same folder, {images}: keep labels in one of their own")
+        raise DataError(
+            f"--images and --labels are the same folder, {images}: keep labels in one of their own"
+        )
     inside = labels.resolve()
+    # labels are images too: those in a folder below --images are not to be scored
     pictures = _by_stem(images, (p for p in find_images(images) if inside not in p.resolve().parents))
     truths = _by_stem(labels, (p for p in sorted(labels.rglob("*")) if p.suffix.lower() == ".png"))
     bare = [p for stem, found in pictures.items() if stem not in truths for p in found]

@@ -21,7 +21,7 @@ _WINDOW_S = 30.0  # recent speed: asking is slow at first, the ledger fast, so a
 class Progress:
     """Progress of `total` steps called `title`, each over `batch` images; use it in a `with` block.
 
-    `start` steps were done before (a resume) and do not count as speed.
+    `initial` steps were done before (a resume) and do not count as speed.
     """
 
     def __init__(
@@ -30,20 +30,24 @@ class Progress:
         title: str,
         *,
         batch: int = 1,
-        start: int = 0,
+        initial: int = 0,
         plain_every: float = 5.0,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._total, self._title, self._batch = total, title, batch
-        self._start = self._done = start
+        self._initial = self._done = initial
         self._every, self._clock = plain_every, clock
         self._stream = sys.stderr if stream is None else stream  # stdout is for results
         self._facts: dict[str, object] = {}
         self._began = self._said = clock()
-        self._marks: deque[tuple[float, int]] = deque([(self._began, start)])
+        self._marks: deque[tuple[float, int]] = deque([(self._began, initial)])
         self._bars = self._make_bars()
-        self._task = None if self._bars is None else self._bars.add_task(title, total=total, facts="")
+        self._task = (
+            None
+            if self._bars is None
+            else self._bars.add_task(title, total=total, completed=initial, facts="")
+        )
 
     def __enter__(self) -> Self:
         if self._bars is not None:
@@ -100,8 +104,8 @@ class Progress:
     def _last_line(self, *, complete: bool) -> str:
         took = self._clock() - self._began
         speed: dict[str, object] = {}
-        if took > 0 and self._done > self._start:
-            speed[""] = f"{(self._done - self._start) * self._batch / took:.1f} images/s"
+        if took > 0 and self._done > self._initial:
+            speed[""] = f"{(self._done - self._initial) * self._batch / took:.1f} images/s"
         state = "" if complete else " stopped at"
         line = f"{self._title}{state} {self._done}/{self._total} in {clock_text(took)}"
         return f"{line}  {self._described(speed)}".rstrip()

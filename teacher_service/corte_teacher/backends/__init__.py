@@ -12,7 +12,6 @@ from typing import Final, NamedTuple, Protocol, cast, runtime_checkable
 
 from corte_protocol import Disclosure
 from corte_protocol.types import Float16, UInt8
-
 from corte_teacher.backends import street
 from corte_teacher.card import Card, read_card
 from corte_teacher.errors import StartError

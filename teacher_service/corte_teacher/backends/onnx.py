@@ -13,10 +13,10 @@ from typing import Any, Final
 import numpy as np
 import onnx
 import onnxruntime
-from corte_protocol import Disclosure
-from corte_protocol.types import Float16, UInt8
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from corte_protocol import Disclosure
+from corte_protocol.types import Float16, UInt8
 from corte_teacher.backends.prepare import prepare
 from corte_teacher.card import Card, Input
 from corte_teacher.errors import StartError

@@ -4,9 +4,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from corte_protocol.types import UInt8
 from PIL import Image
 
+from corte_protocol.types import UInt8
 from corte_teacher.card import Input
 
 

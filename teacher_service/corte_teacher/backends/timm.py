@@ -13,12 +13,12 @@ from typing import Any, cast
 import numpy as np
 import timm
 import torch
-from corte_protocol import Disclosure
-from corte_protocol.types import Float16, UInt8
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from corte_protocol import Disclosure
+from corte_protocol.types import Float16, UInt8
 from corte_teacher.backends.prepare import prepare
 from corte_teacher.card import Card
 from corte_teacher.errors import StartError

@@ -1,0 +1,187 @@
+"""`corte-student evaluate`: per-class IoU of a student, or of the black box itself, on labelled images."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from corte_student.cli.access import DeadlineS, InsecureHttp, KeyFile, LedgerFile, reached
+from corte_student.cli.keys import read_key
+from corte_student.errors import SettingsError
+
+if TYPE_CHECKING:  # loaded inside the functions: --help must stay quick
+    from corte_protocol import Disclosure, TeacherInfo
+    from corte_student.metrics import ConfusionMatrix
+
+Pairs = Sequence[tuple[Path, Path]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """The flags about the black box."""
+
+    url: str
+    classes: Path | None
+    disclosure: str | None
+    ledger: Path | None
+    key_file: Path | None
+    insecure_http: bool
+    deadline_s: float
+    in_flight: int
+
+
+def evaluate(
+    images: Annotated[Path, typer.Option("--images", help="Folder of images, searched recursively.")],
+    labels: Annotated[Path, typer.Option("--labels", help="Folder of label PNGs at the same paths.")],
+    run: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="Run folder of `train`; or give --teacher-url.")
+    ] = None,
+    layout: Annotated[
+        str, typer.Option("--layout", help="How labels are stored: plain or camvid.")
+    ] = "plain",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    teacher_url: Annotated[
+        str | None, typer.Option("--teacher-url", help="Score the black box at this URL instead of a run.")
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option("--classes", help="Class map (TOML) from the teacher's classes to yours.")
+    ] = None,
+    disclosure: Annotated[
+        str | None,
+        typer.Option("--disclosure", help="Level to ask for; by default all that the teacher offers."),
+    ] = None,
+    ledger: LedgerFile = None,
+    key_file: KeyFile = None,
+    insecure_http: InsecureHttp = False,
+    deadline: DeadlineS = 120.0,
+    in_flight: Annotated[int, typer.Option("--in-flight", min=1, help="Requests under way at once.")] = 4,
+) -> None:
+    """Score a student, or with --teacher-url the black box itself, against labels."""
+    if (run is None) == (teacher_url is None):
+        raise SettingsError("give either a RUN folder or --teacher-url, whichever is to be scored")
+    from corte_student.data.layouts import pair
+
+    pairs = pair(images, labels, layout)
+    if run is not None:
+        names, matrix = _score_student(run, pairs, layout)
+    else:
+        assert teacher_url is not None
+        asking = _Asking(
+            teacher_url, classes, disclosure, ledger, key_file, insecure_http, deadline, in_flight
+        )
+        names, matrix = asyncio.run(_score_teacher(asking, pairs, layout))
+    if as_json:
+        typer.echo(json.dumps(as_object(names, matrix)))
+    else:
+        _show(str(run or teacher_url), names, matrix, len(pairs))
+
+
+def as_object(names: Sequence[str], matrix: "ConfusionMatrix") -> dict[str, object]:
+    """The scores as `--json` prints them: all between 0 and 1, null for a class absent from the truth."""
+    return {
+        "miou": matrix.miou,
+        "pixel_accuracy": matrix.pixel_accuracy,
+        "classes": [{"name": name, "iou": iou} for name, iou in zip(names, matrix.iou(), strict=True)],
+    }
+
+
+def _score_student(run: Path, pairs: Pairs, layout: str) -> tuple[Sequence[str], "ConfusionMatrix"]:
+    from corte_student.checkpoint import load_student
+    from corte_student.data.layouts import check_classes
+    from corte_student.evaluate import score, student_predicts
+    from corte_student.report.progress import Progress
+
+    student, spec = load_student(run)
+    check_classes(layout, spec.classes)
+    with Progress(len(pairs), "evaluate") as progress:
+        matrix = asyncio.run(
+            score(
+                student_predicts(student),
+                pairs,
+                layout=layout,
+                classes=len(spec.classes),
+                on_image=progress.update,
+            )
+        )
+    return spec.classes, matrix
+
+
+async def _score_teacher(
+    asking: _Asking, pairs: Pairs, layout: str
+) -> tuple[Sequence[str], "ConfusionMatrix"]:
+    from corte_student.asking import Asker, ask_info
+    from corte_student.classmap import ClassMap, load_classmap
+    from corte_student.data.layouts import check_classes
+    from corte_student.evaluate import score, teacher_predicts
+    from corte_student.ledger import Ledger, default_ledger_path
+    from corte_student.report.progress import Progress
+
+    key = read_key(asking.key_file)
+    async with AsyncExitStack() as stack:
+        ledger = Ledger.open(asking.ledger or default_ledger_path())
+        stack.callback(ledger.close)
+        endpoint = await stack.enter_async_context(
+            reached(
+                asking.url,
+                key,
+                insecure_http=asking.insecure_http,
+                deadline_s=asking.deadline_s,
+                connections=asking.in_flight,
+            )
+        )
+        info, offline = await ask_info(endpoint, ledger, asking.url)
+        classmap = ClassMap.identity(info) if asking.classes is None else load_classmap(asking.classes, info)
+        check_classes(layout, classmap.names)
+        asker = Asker(
+            None if offline else endpoint, ledger, info, _level(asking.disclosure, info), asking.in_flight
+        )
+        progress = stack.enter_context(Progress(len(pairs), "evaluate"))
+        matrix = await score(
+            teacher_predicts(asker, classmap),
+            pairs,
+            layout=layout,
+            classes=len(classmap.names),
+            in_flight=asking.in_flight,
+            on_image=lambda done: progress.update(done, sent=asker.tally.sent, saved=asker.tally.saved),
+        )
+    return classmap.names, matrix
+
+
+def _level(text: str | None, info: "TeacherInfo") -> "Disclosure":
+    from corte_protocol import Disclosure, InvalidValue
+
+    if text is None:
+        return info.disclosure
+    try:
+        return Disclosure.parse(text, len(info.classes))
+    except InvalidValue as exc:
+        raise SettingsError(f"--disclosure: {exc}") from exc
+
+
+def _show(subject: str, names: Sequence[str], matrix: "ConfusionMatrix", images: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from corte_student.metrics import ABSENT_RULE
+
+    iou = matrix.iou()
+    table = Table(title=Text(f"{subject} on {images} images"), title_justify="left", title_style="bold")
+    table.add_column("class")
+    table.add_column("IoU %", justify="right")
+    for name, value in zip(names, iou, strict=True):
+        table.add_row(Text(name), Text("absent", style="dim") if value is None else f"{100 * value:.1f}")
+    present = sum(value is not None for value in iou)
+    table.add_section()
+    table.add_row("mean (mIoU)", f"{100 * matrix.miou:.1f}", style="bold")
+    table.add_row("pixel accuracy", f"{100 * matrix.pixel_accuracy:.1f}")
+    console = Console(file=sys.stdout)
+    console.print(table)
+    rule = f"mean over {present} of {len(names)} classes: those that occur in the truth"
+    console.print(Text(rule if present == len(names) else f"{rule}; {ABSENT_RULE}"), soft_wrap=True)

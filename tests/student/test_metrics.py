@@ -1,0 +1,112 @@
+"""The confusion matrix against a slow loop, and the rules for void and absent classes."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from corte_protocol import VOID
+from corte_student.errors import DataError
+from corte_student.metrics import ConfusionMatrix
+
+UInt8 = npt.NDArray[np.uint8]
+
+CLASSES = 4
+maps = arrays(np.uint8, (3, 5), elements=st.sampled_from([*range(CLASSES), VOID]))
+
+
+def matrix_of(*pairs: tuple[UInt8, UInt8], classes: int = CLASSES) -> ConfusionMatrix:
+    matrix = ConfusionMatrix(classes)
+    for truth, predicted in pairs:
+        matrix.update(truth, predicted)
+    return matrix
+
+
+def row(*values: int) -> UInt8:
+    return np.array([values], np.uint8)
+
+
+def slow_iou(truth: UInt8, predicted: UInt8, label: int) -> float | None:
+    both = either = present = 0
+    for t, p in zip(truth.ravel().tolist(), predicted.ravel().tolist(), strict=True):
+        if t == VOID:
+            continue
+        both += t == label and p == label
+        either += t == label or p == label
+        present += t == label
+    return both / either if present else None
+
+
+@settings(max_examples=80, deadline=None)
+@given(maps, maps)
+def test_iou_is_what_a_loop_over_pixels_counts(truth: UInt8, predicted: UInt8) -> None:
+    """Each IoU is intersection over union of the labelled pixels; void in the truth is not counted."""
+    matrix = matrix_of((truth, predicted))
+    assert matrix.iou() == [slow_iou(truth, predicted, label) for label in range(CLASSES)]
+    assert matrix.pixels == int((truth != VOID).sum())
+
+
+@settings(max_examples=40, deadline=None)
+@given(maps, maps)
+def test_scores_are_the_mean_and_the_share_of_right_pixels(truth: UInt8, predicted: UInt8) -> None:
+    """The mean leaves absent classes out, and the accuracy counts right pixels among labelled ones."""
+    matrix = matrix_of((truth, predicted))
+    labelled = truth != VOID
+    if not labelled.any():
+        with pytest.raises(DataError, match="no labelled pixel"):
+            _ = matrix.miou
+        with pytest.raises(DataError, match="no labelled pixel"):
+            _ = matrix.pixel_accuracy
+        return
+    present = [value for value in matrix.iou() if value is not None]
+    assert matrix.miou == pytest.approx(sum(present) / len(present))
+    assert matrix.pixel_accuracy == pytest.approx((truth == predicted)[labelled].mean())
+    assert 0 <= matrix.miou <= 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(maps, maps, maps, maps)
+def test_matrices_add_up(a: UInt8, b: UInt8, c: UInt8, d: UInt8) -> None:
+    """The matrix of two images is the sum of their matrices."""
+    together = matrix_of((a, b), (c, d))
+    assert ((matrix_of((a, b)) + matrix_of((c, d))).counts == together.counts).all()
+
+
+def test_an_absent_class_that_is_predicted_has_no_iou_but_hurts_the_others() -> None:
+    """Class 2 is not in the truth: it stays out of the mean; the pixel given to it is lost for class 1."""
+    matrix = matrix_of((row(0, 0, 1, 1), row(0, 0, 1, 2)), classes=3)
+    assert matrix.iou() == [1.0, 0.5, None]
+    assert matrix.miou == 0.75
+
+
+def test_a_void_prediction_on_a_labelled_pixel_is_wrong() -> None:
+    """Staying silent costs as much as a mistake."""
+    matrix = matrix_of((row(0, 0, 1, VOID), row(0, VOID, 1, VOID)), classes=2)
+    assert matrix.iou() == [0.5, 1.0]
+    assert matrix.pixel_accuracy == pytest.approx(2 / 3)
+
+
+def test_a_label_beyond_the_classes_is_named_with_its_file() -> None:
+    """The message holds the value and the file."""
+    with pytest.raises(DataError, match=r"a\.png holds the label 7.*0\.\.1"):
+        ConfusionMatrix(2).update(row(7, 0), row(0, 0), source="a.png")
+
+
+def test_a_prediction_beyond_the_classes_is_not_counted_as_anything() -> None:
+    """It is an error, never a silent shift into another cell."""
+    with pytest.raises(DataError, match="class 5 was predicted"):
+        ConfusionMatrix(2).update(row(0, 0), row(0, 5))
+
+
+def test_sizes_must_agree() -> None:
+    """Labels of another size than the image are refused, width first."""
+    with pytest.raises(DataError, match=r"a\.png is 3x1 pixels and its image 2x1"):
+        ConfusionMatrix(2).update(row(0, 0, 0), row(0, 0), source="a.png")
+
+
+def test_matrices_of_other_classes_do_not_add_up() -> None:
+    """Adding is for parts of one set."""
+    with pytest.raises(ValueError, match="do not add up"):
+        ConfusionMatrix(2) + ConfusionMatrix(3)
