@@ -6,6 +6,7 @@
 Both have the exact size of the upright image; REL is the image's path below its folder.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -105,7 +106,8 @@ def _save(picture: Image.Image, path: Path, kind: str, **options: Any) -> None:
         picture.save(fresh, kind, **options)
         os.replace(fresh, path)
     except OSError as exc:
-        fresh.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
         raise DataError(
             f"cannot write {path} ({exc.strerror or exc}): free space or choose another --out"
         ) from exc

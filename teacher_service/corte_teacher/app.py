@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 _HEADERS = {
     "unauthorized": {"www-authenticate": "Bearer"},
+    "timeout": {"connection": "close"},
     "overloaded": {"retry-after": "1"},
     "not-ready": {"retry-after": "1"},
 }

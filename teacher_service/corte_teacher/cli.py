@@ -17,14 +17,14 @@ verbs = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pr
 keys_app = typer.Typer(help="Keys of clients: shown once, stored as hashes.", no_args_is_help=True)
 verbs.add_typer(keys_app, name="keys")
 
-Backend = Annotated[str | None, typer.Option(help="street, onnx, timm or package.module:factory [street]")]
+Backend = Annotated[str | None, typer.Option(help="street, onnx, timm or package.module:factory (street)")]
 Model = Annotated[Path | None, typer.Option(help="The model file.")]
-CardFile = Annotated[Path | None, typer.Option(help="The model's card, TOML [beside the model].")]
+CardFile = Annotated[Path | None, typer.Option(help="The model's card, TOML (beside the model).")]
 Level = Annotated[
     str | None,
-    typer.Option(help="The most that is disclosed: labels, confidence, margin, topk:K, full [margin]"),
+    typer.Option(help="The most that is disclosed: labels, confidence, margin, topk:K, full (margin)"),
 ]
-Threads = Annotated[int | None, typer.Option(help="Threads of one inference, 0 for all cores [0]")]
+Threads = Annotated[int | None, typer.Option(help="Threads of one inference, 0 for all cores (0)")]
 KeyFile = Annotated[
     Path, typer.Option("--keys", envvar="CORTE_TEACHER_KEYS", help="The key file.", show_default=True)
 ]
@@ -37,8 +37,8 @@ def serve(
     model: Model = None,
     card: CardFile = None,
     disclosure: Level = None,
-    host: Annotated[str | None, typer.Option(help="Where to listen [127.0.0.1]")] = None,
-    port: Annotated[int | None, typer.Option(help="0 for any free one [8000]")] = None,
+    host: Annotated[str | None, typer.Option(help="Where to listen (127.0.0.1)")] = None,
+    port: Annotated[int | None, typer.Option(help="0 for any free one (8000)")] = None,
     open_: Annotated[bool | None, typer.Option("--open", help="Ask for no key; loopback only.")] = None,
     keys: Annotated[Path | None, typer.Option(help="The key file of `corte-teacher keys`.")] = None,
     behind_proxy: Annotated[
@@ -47,9 +47,9 @@ def serve(
     tls_cert: Annotated[Path | None, typer.Option(help="Serve TLS with this certificate chain, PEM.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
     threads: Threads = None,
-    queue: Annotated[int | None, typer.Option(help="Requests that may wait [64]")] = None,
-    max_body_bytes: Annotated[int | None, typer.Option(help="[16 MiB]")] = None,
-    max_pixels: Annotated[int | None, typer.Option(help="[4 Mi]")] = None,
+    queue: Annotated[int | None, typer.Option(help="Requests that may wait (64)")] = None,
+    max_body_bytes: Annotated[int | None, typer.Option(help="(16 MiB)")] = None,
+    max_pixels: Annotated[int | None, typer.Option(help="(4 Mi)")] = None,
 ) -> None:
     """Hide a model behind agreed predictions. Every option also as CORTE_TEACHER_NAME."""
     flags = {name: value for name, value in locals().items() if name != "open_"} | {"open": open_}
@@ -86,7 +86,7 @@ def check(
     model: Model = None,
     card: CardFile = None,
     disclosure: Level = None,
-    image: Annotated[Path | None, typer.Option(help="A picture to ask about [a gradient]")] = None,
+    image: Annotated[Path | None, typer.Option(help="A picture to ask about (a gradient)")] = None,
     threads: Threads = None,
 ) -> None:
     """Load the model, ask it about one image, and print what a client would see."""

@@ -1,7 +1,7 @@
 """One model thread behind a bounded queue: asyncio waits, this thread computes.
 
-A request holds a place from before its image is decoded until its answer is encoded, so that memory is
-bounded by places, not by connections.
+A request holds a place from before its image is decoded until its answer is encoded, so that decoded
+images and answers are bounded by places; a body beyond them is dropped at once with its request.
 """
 
 import asyncio

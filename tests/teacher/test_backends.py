@@ -1,5 +1,6 @@
 """Each backend against the contract, and what is particular to each."""
 
+import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,12 @@ import numpy as np
 import onnx
 import pytest
 
-from corte_protocol import Disclosure
+from corte_protocol import Disclosure, Limits
 from corte_protocol.types import UInt8
 from corte_teacher.backends import OURS, Backend, Source, find_source, load_backend
 from corte_teacher.card import Card
 from corte_teacher.errors import StartError
+from corte_teacher.identity import describe
 from teacher.backend_contract import BackendContract, picture
 from teacher.tiny_models import (
     F32,
@@ -91,16 +93,10 @@ class TimmContract(BackendContract):
 
     def reference(self, folder: Path, pixels: UInt8) -> F32:
         import torch
-        from safetensors.torch import load_file
 
-        from corte_teacher.backends.timm import Segmenter
-
-        assert self.card.model is not None
-        net = Segmenter(self.card.model.encoder, self.card.model.level, len(self.card.classes)).eval()
-        net.load_state_dict(load_file(str(folder / "m.safetensors")))
         array, size = network_input(self.card, pixels)
         with torch.no_grad():
-            raw = net(torch.from_numpy(array)).numpy()
+            raw = _network(self.card)(torch.from_numpy(array)).numpy()
         return dense_reference(self.card, raw, size, pixels)
 
 
@@ -112,18 +108,25 @@ class TestTimmGroups(TimmContract):
     card = Card.model_validate(card_data(model={"encoder": "test_resnet"}, groups=[VEHICLE]))
 
 
-def _checkpoint(folder: Path, card: Card) -> Path:
+@functools.cache
+def _network(card: Card) -> Any:
+    """The tiny network with fixed random weights; built once a card, because timm is slow at it."""
     import torch
-    from safetensors.torch import save_file
 
     from corte_teacher.backends.timm import Segmenter
 
     assert card.model is not None
-    path = folder / "m.safetensors"
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        net = Segmenter(card.model.encoder, card.model.level, len(card.classes))
-    save_file({name: value.contiguous() for name, value in net.state_dict().items()}, str(path))
+        return Segmenter(card.model.encoder, card.model.level, len(card.classes)).eval()
+
+
+def _checkpoint(folder: Path, card: Card) -> Path:
+    from safetensors.torch import save_file
+
+    path = folder / "m.safetensors"
+    state = _network(card).state_dict()
+    save_file({name: value.contiguous() for name, value in state.items()}, str(path))
     return path
 
 
@@ -236,6 +239,31 @@ def test_what_is_not_a_model_is_refused(tmp_path: Path) -> None:
     old = write_model(tmp_path / "old.onnx", card, opset=9)
     with pytest.raises(StartError, match="opset 11 or later"):
         load_backend(Source("onnx", old, card), Disclosure(1, 0))
+
+
+def test_weights_may_lie_beside_the_model(tmp_path: Path) -> None:
+    """External data is found in the model's folder, and its bytes are part of the revision."""
+    card = Card.model_validate(card_data())
+    inside = write_model(tmp_path / "inside.onnx", card)
+    path = tmp_path / "m.onnx"
+    onnx.save(onnx.load(inside), path, save_as_external_data=True, location="m.onnx.data", size_threshold=0)
+    ceiling = Disclosure(2, 8)
+    limits = Limits(1, 1)
+    classes, _ = load_backend(Source("onnx", path, card), ceiling, 1).predict(picture(9, 9))
+    right, _ = load_backend(Source("onnx", inside, card), ceiling, 1).predict(picture(9, 9))
+    assert np.array_equal(classes, right)
+    before = describe(Source("onnx", path, card), b"", ceiling, limits)
+    data = tmp_path / "m.onnx.data"
+    data.write_bytes(data.read_bytes()[:-1] + b"x")
+    after = describe(Source("onnx", path, card), b"", ceiling, limits)
+    assert before.revision != after.revision and before.teacher == after.teacher
+
+
+def test_a_card_may_fix_its_revision(tmp_path: Path) -> None:
+    """Where the card states a revision it is used as it is."""
+    card = Card.model_validate(card_data(revision="2026-11"))
+    source = Source("my_backend:build", None, card)
+    assert describe(source, b"s", Disclosure(1, 0), Limits(1, 1)).revision == "2026-11"
 
 
 def test_an_unknown_backend_lists_the_choices() -> None:

@@ -355,6 +355,25 @@ def test_a_full_queue_and_a_failing_model(
         assert read(ask(url, encode(pixels))).labels.shape == (21, 34)
 
 
+def test_a_body_that_trickles_is_given_up(
+    slow_args: tuple[list[str], dict[str, str]], pixels: UInt8, encode: Encode
+) -> None:
+    """A body that is not complete in time gets 408, and the connection is closed."""
+    from serving import running_teacher
+
+    def trickle() -> Iterator[bytes]:
+        yield b"a"
+        time.sleep(0.8)
+        yield b"b"
+
+    args, env = slow_args
+    env = env | {"CORTE_TEACHER_BODY_TIMEOUT_S": "0.2"}
+    with running_teacher([*args, "--backend", "slow_backend:build"], env) as url:
+        answer = ask(url, trickle())
+        assert_problem(answer, "timeout")
+        assert answer.headers["connection"] == "close"
+
+
 def test_a_model_that_cannot_answer_stops_the_start(slow_args: tuple[list[str], dict[str, str]]) -> None:
     """The first forward is real: where it fails, the service says so and ends with status 2."""
     from serving import running_teacher

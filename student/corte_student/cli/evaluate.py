@@ -172,7 +172,7 @@ def _show(subject: str, names: Sequence[str], matrix: "ConfusionMatrix", images:
     from corte_student.metrics import ABSENT_RULE
 
     iou = matrix.iou()
-    table = Table(title=Text(f"{subject} on {images} images"), title_justify="left", title_style="bold")
+    table = Table()
     table.add_column("class")
     table.add_column("IoU %", justify="right")
     for name, value in zip(names, iou, strict=True):
@@ -182,6 +182,8 @@ def _show(subject: str, names: Sequence[str], matrix: "ConfusionMatrix", images:
     table.add_row("mean (mIoU)", f"{100 * matrix.miou:.1f}", style="bold")
     table.add_row("pixel accuracy", f"{100 * matrix.pixel_accuracy:.1f}")
     console = Console(file=sys.stdout)
+    counted = "1 image" if images == 1 else f"{images} images"
+    console.print(Text(f"{subject} on {counted}", style="bold"), soft_wrap=True)
     console.print(table)
     rule = f"mean over {present} of {len(names)} classes: those that occur in the truth"
     console.print(Text(rule if present == len(names) else f"{rule}; {ABSENT_RULE}"), soft_wrap=True)

@@ -11,6 +11,7 @@ from corte_protocol import Disclosure, TeacherInfo
 from corte_student.cli.access import DeadlineS, InsecureHttp, KeyFile, TeacherUrl, reached
 from corte_student.cli.keys import read_key
 
+# the `needs` of corte_student.pseudo_labels, which loads torch; a test keeps the two alike
 _METHODS = {
     "naive": Disclosure(1, 0),
     "threshold": Disclosure(1, 8),
@@ -39,7 +40,6 @@ def inspect(
 
 def possible_methods(info: TeacherInfo) -> list[str]:
     """The values of `train --method` for which the teacher discloses enough."""
-    # on a teacher of two classes `margin` is all there is, hence the parse
     return [name for name, needs in _METHODS.items() if info.disclosure.allows(needs)]
 
 
