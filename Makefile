@@ -15,7 +15,7 @@ $(STAMP): constraints.txt requirements-dev.txt shared/pyproject.toml teacher_ser
 	touch $@
 
 demo: setup
-	$(BIN)/python examples/demo.py --seed $(SEED) --out demo-out
+	PYTHONPATH=benchmarks:examples $(BIN)/python examples/demo.py --seed $(SEED) --out demo-out
 
 lint: setup
 	$(BIN)/ruff check .

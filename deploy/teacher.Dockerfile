@@ -15,8 +15,10 @@ RUN groupadd --gid 10001 corte \
     && install -d -o 10001 -g 10001 -m 0700 /keys \
     && install -d /models
 COPY --from=build /opt/venv /opt/venv
+# onnxruntime's own wheels report to their maker what they run, the model file's name included, unless told not to.
 ENV PATH=/opt/venv/bin:$PATH \
-    PYTHONUNBUFFERED=1
+    PYTHONUNBUFFERED=1 \
+    ORT_DISABLE_TELEMETRY=1
 # Off loopback corte-teacher wants TLS or CORTE_TEACHER_BEHIND_PROXY: whoever runs the image decides, not the image.
 ENV CORTE_TEACHER_HOST=0.0.0.0 \
     CORTE_TEACHER_PORT=8000

@@ -28,7 +28,7 @@ def small_student(classes: int = len(CLASSES), seed: int = 0) -> Student:
 def save_run(run: Path, student: Student, classes: tuple[str, ...] = CLASSES) -> Path:
     """A run folder whose checkpoint holds `student`."""
     mean, std = (tuple((t.flatten() / 255).tolist()) for t in (student.mean, student.std))
-    spec = StudentSpec(_ENCODER, classes, COLORS[: len(classes)], 8, mean, std)
+    spec = StudentSpec(_ENCODER, classes, COLORS[: len(classes)], 8, 4, mean, std)
     state = TrainState(
         step=1,
         student=student,

@@ -32,7 +32,7 @@ from corte_student.ledger import Ledger
 from corte_student.metrics import ConfusionMatrix
 from corte_student.settings import TrainSettings, load_settings
 from corte_student.training import Job, Observer, Summary, train
-from street_scenes.domains import CLASSES, PALETTE, TARGET
+from street_scenes.domains import CLASSES, PALETTE, TARGET, Split
 from street_scenes.generate import write
 
 RECIPE = Path(__file__).parents[2] / "examples" / "recipes" / "street.toml"
@@ -65,10 +65,11 @@ class Scenes:
     def of(cls, base: Path, seed: int, train_images: int, report_images: int) -> "Scenes":
         """Render what is not there yet."""
         scenes = cls(base / f"seed{seed}" / "train", base / f"seed{seed}" / "report")
-        for folder, split, count in (
+        wanted: tuple[tuple[Path, Split, int], ...] = (
             (scenes.train, "train", train_images),
             (scenes.report, "report", report_images),
-        ):
+        )
+        for folder, split, count in wanted:
             if not (folder / "labels" / f"{count - 1:04d}.png").exists():
                 write(TARGET, split, count, seed, folder)
         return scenes

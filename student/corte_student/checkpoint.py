@@ -40,13 +40,19 @@ class StudentSpec:
     classes: tuple[str, ...]
     colors: tuple[tuple[int, int, int], ...]
     width: int
+    stride: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def build(self) -> Student:
         """A student of this shape, with random weights."""
         return build_student(
-            self.encoder, len(self.classes), width=self.width, mean=list(self.mean), std=list(self.std)
+            self.encoder,
+            len(self.classes),
+            width=self.width,
+            stride=self.stride,
+            mean=self.mean,
+            std=self.std,
         )
 
 
@@ -146,6 +152,7 @@ def load_student(run: Path) -> tuple[Student, StudentSpec]:
             classes=tuple(raw["classes"]),
             colors=tuple((c[0], c[1], c[2]) for c in raw["colors"]),
             width=raw["width"],
+            stride=raw["stride"],
             mean=tuple(raw["mean"]),
             std=tuple(raw["std"]),
         )
@@ -154,6 +161,12 @@ def load_student(run: Path) -> tuple[Student, StudentSpec]:
     except (KeyError, TypeError, RuntimeError) as exc:
         raise CheckpointError(f"the checkpoint in {run} is not a student: {exc}") from exc
     return student.eval(), spec
+
+
+def load_statistics(run: Path) -> MarginStatistics:
+    """The margin statistics of a run folder's answers. Raises CheckpointError."""
+    tensors, _ = _read(run)
+    return MarginStatistics(tensors["stream.histogram"].numpy())
 
 
 def _read(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

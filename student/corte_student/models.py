@@ -4,6 +4,7 @@ Legend: B batch, C classes, H W input size. A plain additive feature pyramid (Li
 Networks", CVPR 2017, reduced): 1x1 laterals, one separable 3x3, one 1x1 classifier at the finest stride.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from torch import Tensor, nn
 
 from corte_student.errors import SettingsError
 
-FINEST_STRIDE = 4
 # torchvision trained its MobileNetV3 weights with this BatchNorm eps (torchvision/models/mobilenetv3.py);
 # timm builds 1e-5, and with it the pretrained features are wrong.
 _BATCHNORM_EPS = {"mobilenetv3_small_100": 1e-3}
@@ -24,7 +24,7 @@ class Student(nn.Module):
     """Per-pixel class scores from RGB pixels of any size.
 
     `forward(pixels)` takes [B, 3, H, W] with values 0..255 (uint8 or float) and returns logits
-    float [B, C, ceil(H/4), ceil(W/4)]; `resize_logits` brings them to a size.
+    float [B, C, ceil(H/s), ceil(W/s)] at the decoder's stride s; `resize_logits` brings them to a size.
     Normalisation is part of the model, so a caller never needs its mean and std.
     """
 
@@ -32,13 +32,19 @@ class Student(nn.Module):
     std: Tensor
 
     def __init__(
-        self, encoder: nn.Module, classes: int, width: int, mean: list[float], std: list[float]
+        self,
+        encoder: nn.Module,
+        classes: int,
+        *,
+        width: int,
+        stride: int,
+        mean: Sequence[float],
+        std: Sequence[float],
     ) -> None:
         super().__init__()
         self.encoder = encoder
         info: Any = encoder.feature_info
-        # stride 2 costs four times stride 4 and timm computes it on the way: features start at 4
-        self.levels = [i for i, stride in enumerate(info.reduction()) if stride >= FINEST_STRIDE]
+        self.levels = [i for i, reduction in enumerate(info.reduction()) if reduction >= stride]
         channels = [info.channels()[i] for i in self.levels]
         self.laterals = nn.ModuleList(nn.Conv2d(c, width, 1, bias=False) for c in channels)
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in channels)
@@ -81,14 +87,17 @@ def build_student(
     weights: Path | None = None,
     pretrained: bool = False,
     width: int = 96,
-    mean: list[float] | None = None,
-    std: list[float] | None = None,
+    stride: int = 4,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> Student:
     """A `Student` on timm's `encoder`.
 
     `weights` is a folder in timm's `local-dir:` layout (config.json, model.safetensors) of that encoder.
-    `pretrained` downloads from the Hugging Face hub. Without either the encoder starts at random. `mean`
-    and `std` (0..1 scale) override timm's, for a student read from a checkpoint. Raises SettingsError.
+    `pretrained` downloads from the Hugging Face hub. Without either the encoder starts at random. `width`
+    and `stride` are the decoder's channels and finest stride: 2 sees thinner things than 4 and costs up to
+    four times as much in the decoder. `mean` and `std` (0..1 scale) override timm's, for a student read
+    from a checkpoint. Raises SettingsError.
     """
     name = encoder if weights is None else f"local-dir:{_checked(weights)}"
     extra: dict[str, Any] = {"bn_eps": _BATCHNORM_EPS[encoder]} if encoder in _BATCHNORM_EPS else {}
@@ -103,7 +112,9 @@ def build_student(
             f"model.safetensors ({type(exc).__name__})"
         ) from exc
     config: Any = net.pretrained_cfg
-    return Student(net, classes, width, mean or list(config["mean"]), std or list(config["std"]))
+    return Student(
+        net, classes, width=width, stride=stride, mean=mean or config["mean"], std=std or config["std"]
+    )
 
 
 def _checked(weights: Path) -> str:

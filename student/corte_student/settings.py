@@ -31,6 +31,7 @@ class TrainSettings(BaseModel):
     encoder: str = "mobilenetv3_small_100"
     init: Literal["imagenet", "random"] = "imagenet"
     decoder_width: Positive = 96
+    decoder_stride: Literal[2, 4, 8] = 4
 
     height: Positive = 256
     width: Positive = 512

@@ -146,6 +146,7 @@ def build(job: Job, classmap: ClassMap, images: int) -> tuple[TrainState, Studen
         weights=job.weights,
         pretrained=job.weights is None and settings.init == "imagenet",
         width=settings.decoder_width,
+        stride=settings.decoder_stride,
     )
     student = student.to(device_of(settings)).to(memory_format=torch.channels_last)
     spec = StudentSpec(
@@ -153,6 +154,7 @@ def build(job: Job, classmap: ClassMap, images: int) -> tuple[TrainState, Studen
         classes=classmap.names,
         colors=classmap.colors,
         width=settings.decoder_width,
+        stride=settings.decoder_stride,
         mean=tuple((student.mean / 255).flatten().tolist()),
         std=tuple((student.std / 255).flatten().tolist()),
     )
@@ -210,12 +212,16 @@ async def _loop(
         ahead=2 * settings.in_flight,
         memory_bytes=settings.memory_mb << 20,
     )
-    told = _teller(RunLog(job.out, step=state.step), asker, observer, settings)
-
-    def stepped(step: int) -> None:
-        observer.stepped(step, asker.tally)
-
-    trainer = Trainer(state, settings, spec, job.out, device_of(settings), told, stepped)
+    told = _teller(RunLog(job.out, step=state.step), asker, observer, settings, state.step)
+    trainer = Trainer(
+        state,
+        settings,
+        spec,
+        job.out,
+        device_of(settings),
+        told=told,
+        stepped=lambda step: observer.stepped(step, asker.tally),
+    )
     # two batches ready: one being assembled while one trains is enough, more only holds memory
     queue: asyncio.Queue[Batch | None] = asyncio.Queue(maxsize=2)
     with _signals(trainer.stop):
@@ -225,16 +231,17 @@ async def _loop(
 
 
 def _teller(
-    log: RunLog, asker: Asker, observer: Observer, settings: TrainSettings
+    log: RunLog, asker: Asker, observer: Observer, settings: TrainSettings, first: int
 ) -> Callable[[Interval], None]:
-    loop = asyncio.get_running_loop()
-    last = [loop.time(), None]
+    """Writes each interval to the log and tells the observer, with the speed since the one before."""
+    clock = asyncio.get_running_loop().time
+    since, before = clock(), first
 
     def told(interval: Interval) -> None:
-        now = loop.time()
-        before = last[1] if last[1] is not None else interval.step - settings.log_every
-        speed = (interval.step - before) * settings.batch / max(1e-9, now - (last[0] or now))
-        last[:] = [now, interval.step]
+        nonlocal since, before
+        now = clock()
+        speed = (interval.step - before) * settings.batch / max(1e-9, now - since)
+        since, before = now, interval.step
         tally = asker.tally
         log.write(
             {

@@ -143,6 +143,13 @@ def test_the_process_is_not_root(name: str) -> None:
     assert f'ENTRYPOINT ["corte-{name}"]' in lines
 
 
+def test_the_hidden_model_is_not_reported() -> None:
+    """The teacher's image turns onnxruntime's telemetry off: it would tell a third party about the model."""
+    assert any(
+        line.rstrip("\\ ").endswith("ORT_DISABLE_TELEMETRY=1") for line in _lines(DOCKERFILES["teacher"])
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "own", "other"),
     [("teacher", "teacher_service", "student"), ("student", "student", "teacher_service")],

@@ -160,6 +160,12 @@ def test_the_process_is_without_rights(teacher: Project) -> None:
     assert json.loads(teacher.inspect())["HostConfig"]["ReadonlyRootfs"] is True
 
 
+def test_the_model_is_not_reported(teacher: Project) -> None:
+    """onnxruntime's telemetry does not start; where it does, it complains that the root is read-only."""
+    log = teacher.compose("logs", "teacher")
+    assert "listening on" in log and "telemetry" not in log.lower()
+
+
 def test_boundary_leads_to_the_teacher(teacher: Project) -> None:
     """A container on `boundary` alone gets an answer from teacher:8000."""
     program = (

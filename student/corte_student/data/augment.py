@@ -57,12 +57,12 @@ def draw_geometry(size: tuple[int, int], view: ViewSettings, rng: np.random.Gene
 
 def cut(plane: UInt8, geometry: Geometry, view: ViewSettings, *, smooth: bool) -> UInt8:
     """The window of `plane` [H, W] or [H, W, 3] at the view's size; bilinear if `smooth`, else nearest."""
-    part = plane[
-        geometry.top : geometry.top + geometry.height, geometry.left : geometry.left + geometry.width
-    ]
+    rows = slice(geometry.top, geometry.top + geometry.height)
+    columns = slice(geometry.left, geometry.left + geometry.width)
+    part = plane[rows, columns]
     if part.shape[:2] != (view.height, view.width):
         how = cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST_EXACT
-        part = cv2.resize(part, (view.width, view.height), interpolation=how)
+        part = np.asarray(cv2.resize(part, (view.width, view.height), interpolation=how), np.uint8)
     if geometry.flip:
         part = part[:, ::-1]
     return np.ascontiguousarray(part)

@@ -1,0 +1,240 @@
+"""What can go wrong around a run: one clear line, the exit code of its kind, and no paid answer lost."""
+
+import os
+import resource
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from corte_student.ledger import Ledger
+from corte_teacher.keys import create_key
+from faulty_teacher import faulty_teacher, problem
+from serving import running_teacher
+
+GOOD = 4
+SIZE = (40, 48)
+
+
+@dataclass(frozen=True)
+class Paid:
+    """A finished run whose answers are in `ledger`: what every failure below must leave as it is."""
+
+    url: str
+    key: str
+    images: Path
+    ledger: Path
+    out: Path
+    told: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def paid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Paid]:
+    """A service that asks for a key, and a run over four good images and one truncated JPEG."""
+    base = tmp_path_factory.mktemp("paid")
+    noise(base / "images", *(f"street/{n}.png" for n in range(GOOD)), "street/cut.jpg")
+    cut = base / "images/street/cut.jpg"
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    key = create_key(base / "keys.json", "student")
+    with running_teacher(["--keys", str(base / "keys.json"), "--threads", "1"]) as url:
+        told = corte(*train(url, base / "images", base / "run", base / "ledger.sqlite"), key=key)
+        yield Paid(url, key, base / "images", base / "ledger.sqlite", base / "run", told)
+
+
+def noise(folder: Path, *names: str, size: tuple[int, int] = SIZE) -> None:
+    """Images whose bytes do not compress."""
+    rng = np.random.default_rng(0)
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(folder / name)
+
+
+def corte(
+    *args: object, key: str | None = None, before: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`corte-student ARGS` as a process; whatever it prints, it prints no key."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("CORTE_")}
+    if key is not None:
+        env["CORTE_TEACHER_KEY"] = key
+    done = subprocess.run(
+        [sys.executable, "-m", "corte_student", *map(str, args)],
+        capture_output=True,
+        text=True,
+        env=env,
+        timeout=120,
+        check=False,
+        preexec_fn=before,
+    )
+    assert key is None or key not in done.stdout + done.stderr
+    return done
+
+
+def train(url: str, images: Path, out: Path, ledger: Path, *more: object) -> list[object]:
+    """The arguments of a run of a few tiny steps."""
+    sets = ("init=random", "batch=2", "height=32", "width=32", "in_flight=2")
+    return [
+        *("train", "--teacher-url", url, "--images", images, "--out", out, "--ledger", ledger),
+        *("--encoder", "test_byobnet", "--steps", "4"),
+        *(text for value in sets for text in ("--set", value)),
+        *more,
+    ]
+
+
+def line(done: subprocess.CompletedProcess[str], code: int) -> str:
+    """The one line that told the failure, the last on stderr; the exit code was `code`."""
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    (told,) = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
+    assert done.stderr.endswith(f"{told}\n"), done.stderr
+    return told
+
+
+def stored(ledger: Path) -> int:
+    """Intact answers in a ledger, in which no question was left open."""
+    opened = Ledger.open(ledger)
+    counts = opened.counts()
+    opened.close()
+    assert (counts.claims, counts.corrupt) == (0, 0)
+    return counts.answers
+
+
+def test_a_truncated_jpeg_is_set_aside_and_named_at_the_end(paid: Paid) -> None:
+    """The run finishes without it, asks for the good ones only, and says at the end which it left out."""
+    assert paid.told.returncode == 0, paid.told.stderr
+    assert f"requests sent {GOOD}," in paid.told.stderr
+    _, done, end = paid.told.stderr.partition("done: 4 steps")
+    (named,) = [text for text in end.splitlines() if text.startswith("set aside: ")]
+    assert done and "street/cut.jpg" in named and "truncated" in named
+    assert "street/cut.jpg" not in paid.told.stderr.removesuffix(end)
+    assert (paid.out / "checkpoints/LATEST").is_file()
+    assert stored(paid.ledger) == GOOD
+
+
+def test_the_key_is_in_no_file(paid: Paid) -> None:
+    """Neither the run folder nor the ledger and its side files hold the key that paid for them."""
+    files = [p for p in (*paid.out.rglob("*"), *paid.ledger.parent.glob("ledger*")) if p.is_file()]
+    assert len(files) > 4
+    assert [p for p in files if paid.key.encode() in p.read_bytes()] == []
+
+
+def test_no_image_in_the_folder(paid: Paid, tmp_path: Path) -> None:
+    """The folder is named and what was looked for."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/notes.txt").write_text("no image")
+    done = corte(*train(paid.url, tmp_path / "empty", tmp_path / "run", paid.ledger), key=paid.key)
+    told = line(done, 4)
+    assert f"no image in {tmp_path / 'empty'}" in told and "jpg" in told and "png" in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_teacher_is_down(paid: Paid, tmp_path: Path) -> None:
+    """The URL is named and how to start a teacher; the ledger knows no teacher there to stand in."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound and not listening: nobody else answers there meanwhile
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        done = corte(*train(url, paid.images, tmp_path / "run", paid.ledger), key=paid.key)
+    told = line(done, 3)
+    assert url in told and "corte-teacher serve" in told and "--teacher-url" in told
+    assert stored(paid.ledger) == GOOD and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [("ct_00000000_wrong", ("refuses the key", "check CORTE_TEACHER_KEY")), (None, ("set CORTE_TEACHER_KEY",))],
+    ids=["wrong key", "key missing"],
+)
+def test_the_teacher_does_not_know_us(
+    paid: Paid, tmp_path: Path, key: str | None, words: tuple[str, ...]
+) -> None:
+    """The line says whether the key is wrong or missing, and where it comes from."""
+    done = corte(*train(paid.url, paid.images, tmp_path / "run", paid.ledger), key=key)
+    told = line(done, 3)
+    assert all(word in told for word in words)
+    assert stored(paid.ledger) == GOOD and not (tmp_path / "run").exists()
+
+
+def test_an_unknown_class_name(paid: Paid, tmp_path: Path) -> None:
+    """The name is repeated beside the teacher's own, before anything is asked."""
+    classes = tmp_path / "classes.toml"
+    names = {"ground": "road", "above": "heaven"}
+    classes.write_text("".join(f"[[classes]]\nname = '{n}'\nfrom = ['{m}']\n" for n, m in names.items()))
+    more = ("--classes", classes)
+    done = corte(*train(paid.url, paid.images, tmp_path / "run", paid.ledger, *more), key=paid.key)
+    told = line(done, 4)
+    assert "'heaven'" in told and "road, " in told and "sky" in told
+    assert stored(paid.ledger) == GOOD and not (tmp_path / "run").exists()
+
+
+def test_a_recipe_with_an_unknown_key(paid: Paid, tmp_path: Path) -> None:
+    """The key is named, and the file that holds it, and what could have been meant."""
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("lr = 1e-3\nlearning_rate = 1e-3\n")
+    more = ("--recipe", recipe)
+    done = corte(*train(paid.url, paid.images, tmp_path / "run", paid.ledger, *more), key=paid.key)
+    told = line(done, 2)
+    assert "'learning_rate'" in told and str(recipe) in told and "lr, " in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_ledger_in_the_run_folder(paid: Paid, tmp_path: Path) -> None:
+    """It is refused before a file is made: who deletes a run must not delete paid answers."""
+    run = tmp_path / "run"
+    told = line(corte(*train(paid.url, paid.images, run, run / "ledger.sqlite"), key=paid.key), 2)
+    assert "--ledger" in told and str(run) in told
+    assert not run.exists()
+
+
+def test_labels_that_do_not_match_their_images(paid: Paid, tmp_path: Path) -> None:
+    """A label of another size, then one that is missing: the file is named and nothing is scored."""
+    noise(tmp_path / "images", "a.png", "b.png")
+    (tmp_path / "labels").mkdir()
+    for name, size in (("a.png", SIZE), ("b.png", (8, 8))):
+        Image.fromarray(np.zeros(size, np.uint8)).save(tmp_path / "labels" / name)
+    folders = ("--images", tmp_path / "images", "--labels", tmp_path / "labels")
+    done = corte("evaluate", paid.out, *folders)
+    assert "b.png" in line(done, 4) and not done.stdout
+    (tmp_path / "labels/b.png").unlink()
+    done = corte("evaluate", paid.out, *folders)
+    assert "b.png" in line(done, 4) and not done.stdout
+
+
+def test_a_full_disk_loses_no_answer(tmp_path: Path) -> None:
+    """The ledger cannot grow: the line says how many answers are safe, and the rerun asks for the rest."""
+    names = [f"{n:02}.png" for n in range(24)]
+    noise(tmp_path / "images", *names, size=(96, 128))
+    ledger = tmp_path / "ledger.sqlite"
+    with faulty_teacher(key="not-a-word") as teacher:
+        args = train(teacher.url, tmp_path / "images", tmp_path / "run", ledger, "--set", "batch=6")
+        done = corte(*args, key="not-a-word", before=limit_files)
+        told = line(done, 4)
+        asked = teacher.asked.total()
+        assert "the disk is full" in told and "--resume" in told and f"{asked} answers are safe" in told
+        assert 0 < asked < len(names)
+        assert stored(ledger) == asked
+        again = corte(*args, "--resume", key="not-a-word")
+    assert again.returncode == 0, again.stderr
+    assert f"requests sent {len(names) - asked}, served by the ledger {asked}," in again.stderr
+    assert len(teacher.asked) == len(names) and set(teacher.asked.values()) == {1}
+    assert stored(ledger) == len(names)
+
+
+def limit_files() -> None:
+    """No file of this process may grow beyond a few answers: writing looks as on a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+
+def test_a_teacher_that_leaves_in_the_middle_loses_no_answer(tmp_path: Path) -> None:
+    """It is overloaded for good after the info: the reason is told, and the rerun asks what is missing."""
+    names = [f"{n}.png" for n in range(8)]
+    noise(tmp_path / "images", *names)
+    ledger = tmp_path / "ledger.sqlite"
+    with faulty_teacher() as teacher:
+        args = train(teacher.url, tmp_path / "images", tmp_path / "run", ledger)
+        teacher.fault_after = 3
+        done = corte(*args, "--set", "deadline_s=0.5")
