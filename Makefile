@@ -2,6 +2,8 @@
 PYTHON ?= python3
 SEED ?= 0
 VENV := .venv
+# tests and tools load onnxruntime too, whose wheels send usage events unless told not to
+export ORT_DISABLE_TELEMETRY := 1
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.corte-setup
 

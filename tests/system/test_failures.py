@@ -15,7 +15,7 @@ from PIL import Image
 
 from corte_student.ledger import Ledger
 from corte_teacher.keys import create_key
-from faulty_teacher import faulty_teacher, problem
+from faulty_teacher import faulty_teacher
 from serving import running_teacher
 
 GOOD = 4
@@ -229,12 +229,18 @@ def limit_files() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 
 
-def test_a_teacher_that_leaves_in_the_middle_loses_no_answer(tmp_path: Path) -> None:
-    """It is overloaded for good after the info: the reason is told, and the rerun asks what is missing."""
+def test_a_teacher_that_falls_silent_loses_no_answer(tmp_path: Path) -> None:
+    """After three answers none comes: the line says so, and the rerun asks for what is missing."""
     names = [f"{n}.png" for n in range(8)]
     noise(tmp_path / "images", *names)
     ledger = tmp_path / "ledger.sqlite"
-    with faulty_teacher() as teacher:
+    with faulty_teacher(hold_after=3) as teacher:
         args = train(teacher.url, tmp_path / "images", tmp_path / "run", ledger)
-        teacher.fault_after = 3
-        done = corte(*args, "--set", "deadline_s=0.5")
+        told = line(corte(*args, "--set", "deadline_s=3.0"), 3)
+        assert teacher.url in told and "no answer came" in told and "--resume" in told
+        assert stored(ledger) == 3
+        teacher.hold_after = None
+        again = corte(*args)
+    assert again.returncode == 0, again.stderr
+    assert f"requests sent {len(names) - 3}, served by the ledger 3," in again.stderr
+    assert stored(ledger) == len(names)

@@ -7,11 +7,16 @@ dense maps are born and die inside, and Python gets K planes.
 Legend: C classes of the model, A answered classes (after groups), K disclosed ones, H W the sent size.
 """
 
+import os
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import onnx
+
+# onnxruntime's Linux wheels send usage events, with the model's file name, unless told not to before they
+# are loaded (its Privacy.md). A service that hides a model must not.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
