@@ -7,7 +7,7 @@ export ORT_DISABLE_TELEMETRY := 1
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.corte-setup
 
-.PHONY: setup demo test test-all lint bench bench-accuracy clean
+.PHONY: setup demo test test-all lint bench clean
 
 setup: $(STAMP)
 
@@ -31,8 +31,9 @@ test: lint
 test-all: lint
 	$(BIN)/pytest -q
 
+# the table of docs/experiments.md: five seeds, resumable, about half an hour on two cores
 bench: setup
-	$(BIN)/python -m street_bench
+	PYTHONPATH=benchmarks:examples $(BIN)/python -m accuracy.street --work runs/street
 
 clean:
 	rm -rf $(VENV) demo-out build dist

@@ -52,7 +52,7 @@ class _Flight:
         self.task.add_done_callback(_seen)
 
 
-def _seen(done: asyncio.Task[Prediction]) -> None:
+def _seen(done: asyncio.Future[T]) -> None:
     """Look at a failure, so that none is reported as forgotten where everyone who waited has gone."""
     if not done.cancelled():
         done.exception()
@@ -234,6 +234,7 @@ async def ask_info(endpoint: Endpoint | None, ledger: Ledger, url: str) -> tuple
 async def _finished(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """`work` in a thread. A cancellation waits until it is through: nothing goes on behind our back."""
     running = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    running.add_done_callback(_seen)
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:

@@ -1,7 +1,8 @@
 """The student: a timm encoder and a light decoder, sized for a small device.
 
 Legend: B batch, C classes, H W input size. A plain additive feature pyramid (Lin et al., "Feature Pyramid
-Networks", CVPR 2017, reduced): 1x1 laterals, one separable 3x3, one 1x1 classifier at the finest stride.
+Networks", CVPR 2017, reduced): 1x1 laterals, a 3x3 convolution a level, one 1x1 classifier at the finest
+stride, and the mean of the coarsest features as context (Liu et al., "ParseNet", 2015).
 """
 
 from collections.abc import Sequence
@@ -46,14 +47,9 @@ class Student(nn.Module):
         info: Any = encoder.feature_info
         self.levels = [i for i, reduction in enumerate(info.reduction()) if reduction >= stride]
         channels = [info.channels()[i] for i in self.levels]
-        self.laterals = nn.ModuleList(nn.Conv2d(c, width, 1, bias=False) for c in channels)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in channels)
-        self.mix = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False),
-            nn.Conv2d(width, width, 1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-        )
+        self.context = nn.Linear(channels[-1], width)
+        self.laterals = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
+        self.mixes = nn.ModuleList(_mix(width) for _ in channels)
         self.classify = nn.Conv2d(width, classes, 1)
         self.classes = classes
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
@@ -63,16 +59,21 @@ class Student(nn.Module):
         """Logits at the decoder's stride; see the class."""
         features = self.encoder((pixels.float() - self.mean) / self.std)
         features = [features[i] for i in self.levels]
-        merged: Tensor | None = None
-        for feature, lateral, norm in zip(
-            reversed(features), reversed(self.laterals), reversed(self.norms), strict=True
+        merged = self.context(features[-1].mean(dim=(2, 3)))[:, :, None, None]
+        for feature, lateral, mix in zip(
+            reversed(features), reversed(self.laterals), reversed(self.mixes), strict=True
         ):
-            level = norm(lateral(feature))
-            if merged is not None:
-                level = level + F.interpolate(merged, size=level.shape[-2:], mode="nearest")
-            merged = F.relu(level)
-        logits: Tensor = self.classify(self.mix(merged))
+            if merged.shape[-2:] != (1, 1):
+                merged = F.interpolate(merged, size=feature.shape[-2:], mode="bilinear", align_corners=False)
+            merged = mix(lateral(feature) + merged)
+        logits: Tensor = self.classify(merged)
         return logits
+
+
+def _mix(width: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+    )
 
 
 def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:

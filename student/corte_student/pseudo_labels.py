@@ -128,8 +128,8 @@ class Corte:
 
     After the warm-up the same test is run on the ema with its own running statistics. Where only one of
     the two passes its test, that one is believed; where both pass and differ, the one whose margin ranks
-    higher among the margins of its own class; where none passes, void. (Margin over mean would favour weak
-    classes: it can reach 3.0 for a pole and 1.05 for road.)
+    higher among the margins of its own class; where none passes, void. A void answer stays void. (Margin
+    over mean would favour weak classes: it can reach 3.0 for a pole and 1.05 for road.)
     """
 
     needs = Disclosure(2, 8)
@@ -164,6 +164,7 @@ class Corte:
         device = kept.device
         least, ema_ranks = _thresholds_and_ranks(self._ema)
         ema_kept = (ema_margin > 0) & (ema_margin.double() >= least.to(device)[ema_labels.long()])
+        ema_kept &= answers.labels != VOID  # what the class map calls void stays void
         _, ranks = _thresholds_and_ranks(torch.from_numpy(answers.statistics.histogram).double())
         # void answers index a class that exists; `kept` is false there, so the value is never used
         safe = answers.labels.long().masked_fill(answers.labels == VOID, 0)

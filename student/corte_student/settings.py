@@ -1,4 +1,4 @@
-"""The settings of a training run: flag over environment over recipe over default, frozen once read.
+"""The settings of a training run: flag over `--set` over recipe over default, frozen once read.
 
 A recipe is a TOML file with the keys of `TrainSettings`, and may carry a class map; `--set key=value` reads
 its value as TOML too, so a typo in either is caught by the same rules. Secrets are not here: they never
@@ -46,6 +46,7 @@ class TrainSettings(BaseModel):
     lr_warmup: Share = 0.05
     clip: Annotated[float, Field(gt=0)] = 1.0
     loss_stride: Positive = 1
+    class_balance: Share = 0.25
 
     threshold: Share = 0.9
     refine_from: Share = 0.3

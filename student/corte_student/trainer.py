@@ -17,7 +17,7 @@ from corte_protocol import VOID
 from corte_student.checkpoint import StudentSpec, TrainState, save_checkpoint
 from corte_student.errors import Interrupted, TrainingDiverged
 from corte_student.models import resize_logits
-from corte_student.objective import weighted_cross_entropy
+from corte_student.objective import balanced, weighted_cross_entropy
 from corte_student.optim import set_rate
 from corte_student.settings import TrainSettings
 from corte_student.stream import Batch
@@ -102,9 +102,10 @@ class Trainer:
         ema_logits = self._ema_logits(weak) if state.labeller.wants_ema(progress) else None
         answers = batch.answers.to(self._device)
         targets = state.labeller(answers, ema_logits, progress)
+        weighted = balanced(targets, answers.statistics.counts, settings.class_balance)
         rate = set_rate(state.optimizer, settings, batch.step)
         state.student.train()
-        loss = weighted_cross_entropy(state.student(strong), targets, settings.loss_stride)
+        loss = weighted_cross_entropy(state.student(strong), weighted, settings.loss_stride)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(state.student.parameters(), settings.clip)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from pydantic import SecretStr
 
-from corte_protocol import Disclosure, TeacherInfo
+from corte_protocol import Disclosure, InvalidValue, TeacherInfo
 from corte_student.asking import Asker, Tally, ask_info
 from corte_student.checkpoint import StudentSpec, TrainState, latest, restore
 from corte_student.classmap import ClassMap, load_classmap
@@ -121,7 +121,10 @@ def level_to_ask(info: TeacherInfo, settings: TrainSettings) -> Disclosure:
     """
     offered = info.disclosure
     if settings.disclosure != "auto":
-        asked = Disclosure.parse(settings.disclosure, len(info.classes))
+        try:
+            asked = Disclosure.parse(settings.disclosure, len(info.classes))
+        except InvalidValue as exc:
+            raise SettingsError(f"disclosure: {exc}") from exc
         if not offered.allows(asked):
             raise SettingsError(f"the teacher discloses {offered}, not {asked}: choose at most that")
     else:

@@ -54,7 +54,9 @@ def test_every_contract_holds(copy: Path) -> None:
     """The sources as they are, seen through the copy that the next test plants into."""
     status, verdicts = lint(copy)
     assert status == 0
-    assert verdicts == dict.fromkeys((NO_TEACHER, NO_STUDENT, ALONE, ONE_CLIENT, ONE_RUNTIME, ONE_TORCH), "KEPT")
+    assert verdicts == dict.fromkeys(
+        (NO_TEACHER, NO_STUDENT, ALONE, ONE_CLIENT, ONE_RUNTIME, ONE_TORCH), "KEPT"
+    )
 
 
 @pytest.mark.parametrize(

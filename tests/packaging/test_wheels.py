@@ -151,4 +151,6 @@ def test_the_student_alone_trains_and_has_no_teacher(students_python: str) -> No
 
 def test_the_students_command_runs_from_its_wheel(students_python: str) -> None:
     """The wheel's console script is there and answers."""
-    assert run(str(Path(students_python).with_name("corte-student")), "--version").startswith("corte-student ")
+    assert run(str(Path(students_python).with_name("corte-student")), "--version").startswith(
+        "corte-student "
+    )

@@ -161,7 +161,7 @@ def slow_arbitrate(answers: Answers, logits: torch.Tensor, classes: int) -> list
     out = []
     for label, value, ema_label, ema_value in zip(labels, margin, ema_labels, ema_margin, strict=True):
         box_ok = kept(labels, margin, label, value)
-        ema_ok = kept(ema_labels, ema_margin, ema_label, ema_value)
+        ema_ok = kept(ema_labels, ema_margin, ema_label, ema_value) and label != VOID
         if box_ok and ema_ok and label != ema_label:
             higher = rank(ema_labels, ema_margin, ema_label, ema_value) > rank(labels, margin, label, value)
             out.append(ema_label if higher else label)
