@@ -25,11 +25,14 @@ lint: setup
 	$(BIN)/mypy shared teacher_service student examples benchmarks tests
 	$(BIN)/lint-imports
 
+# two workers, a thread each: the suite is processes that import torch, not long computations
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile
+
 test: lint
-	$(BIN)/pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: lint
-	$(BIN)/pytest -q
+	$(PYTEST)
 
 # the table of docs/experiments.md: five seeds, resumable, about half an hour on two cores
 bench: setup

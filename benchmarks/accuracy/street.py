@@ -200,6 +200,10 @@ def _row(
     )
 
 
+def _records(rows: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in rows.read_text().splitlines()] if rows.exists() else []
+
+
 def main() -> None:
     """Run the seeds and write their rows as JSON lines; rows that are there already are not run again."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -220,13 +224,17 @@ def main() -> None:
         )
 
     flags.work.mkdir(parents=True, exist_ok=True)
+    done = {(row["method"], row["seed"]) for row in _records(flags.rows)}
     with street_teacher() as url:
         for seed in (int(s) for s in flags.seeds.split(",")):
+            missing = tuple(m for m in flags.methods.split(",") if (m, seed) not in done)
+            if not missing:
+                continue
             run_seed(
                 seed,
                 flags.work,
                 url,
-                methods=tuple(flags.methods.split(",")),
+                methods=missing,
                 steps=flags.steps,
                 assignments=flags.assignments,
                 told=told,

@@ -211,8 +211,7 @@ class Prediction:
         """
         if self.probs is None or self.probs.shape[0] < 2:
             return None
-        best, second = on_grid(self.probs[:2])
-        margin: UInt8 = best - second
+        margin: UInt8 = on_grid(self.probs[0]) - on_grid(self.probs[1])
         return margin
 
     def narrow(self, to: Disclosure) -> "Prediction":

@@ -35,7 +35,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(TARGET, "dev", 4, 0, base / "my-test")
     shutil.copytree(base / "my-test" / "images", base / "my-images")
     encoder = timm.create_model("test_byobnet", num_classes=10)
-    timm.models.save_for_hf(encoder, base / "my-weights", safe_serialization=True)
+    timm.models.save_for_hf(encoder, str(base / "my-weights"), safe_serialization=True)
     packaged = files("corte_teacher.backends")
     for name, copy in (("street.onnx", "model.onnx"), ("street.toml", "model.toml")):
         (base / copy).write_bytes((packaged / name).read_bytes())

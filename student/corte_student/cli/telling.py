@@ -68,6 +68,7 @@ class Told(Observer):
             f"done: {summary.step} steps; requests sent {tally.sent}, served by the ledger {tally.saved}, "
             f"{tally.bytes_up / 1e6:.1f} MB up, {tally.bytes_down / 1e6:.1f} MB down",
             highlight=False,
+            soft_wrap=True,
         )
         for name, why in summary.aside.items():
             self._console.print(f"set aside: {name}: {why}", highlight=False, soft_wrap=True)
