@@ -36,7 +36,7 @@ from street_scenes.domains import CLASSES, PALETTE, TARGET, Split
 from street_scenes.generate import write
 
 RECIPE = Path(__file__).parents[2] / "examples" / "recipes" / "street.toml"
-TRAIN_IMAGES, REPORT_IMAGES = 400, 150
+TRAIN_IMAGES, REPORT_IMAGES = 1200, 150
 METHODS = ("naive", "corte", "target-only")
 
 

@@ -196,7 +196,8 @@ class Prediction:
     @property
     def labels(self) -> UInt8:
         """The best class of each pixel, uint8 [H, W]."""
-        return self.classes[0]
+        best: UInt8 = self.classes[0]
+        return best
 
     @property
     def confidence(self) -> UInt8 | None:

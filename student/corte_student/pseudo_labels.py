@@ -123,39 +123,58 @@ class Soft(Stateless):
         return PseudoLabels(answers.labels.long(), weights)
 
 
+@dataclass(frozen=True, slots=True)
+class Refinement:
+    """When and how the ema revises the answers. `start` is the share of the run before it does; 1 is never.
+
+    `all_before`: until then learn from every answered pixel, so that a student from random weights meets
+    all of the picture before it is asked for an opinion; else from relative confidence alone. `agreed`:
+    keep a pixel on which the answer and the ema agree, whatever their margins. `decay` is that of the ema's
+    margin statistics, per step. All of them this project's choices, measured in docs/experiments.md.
+    """
+
+    start: float
+    decay: float
+    all_before: bool
+    agreed: bool
+
+
 class Corte:
     """Relative confidence, then arbitration between the black box and the student's ema.
 
     After the warm-up the same test is run on the ema with its own running statistics. Where only one of
     the two passes its test, that one is believed; where both pass and differ, the one whose margin ranks
-    higher among the margins of its own class; where none passes, void. A void answer stays void. (Margin
-    over mean would favour weak classes: it can reach 3.0 for a pole and 1.05 for road.)
+    higher among the margins of its own class; where none passes, their common label if they agree, else
+    void. A void answer stays void. (Margin over mean would favour weak classes: it can reach 3.0 for a
+    pole and 1.05 for road.)
     """
 
     needs = Disclosure(2, 8)
 
-    def __init__(self, classes: int, warmup: float, decay: float) -> None:
-        self._warmup = warmup
-        self._decay = decay
+    def __init__(self, classes: int, refinement: Refinement) -> None:
+        self._how = refinement
         self._ema = torch.zeros(classes, 256, dtype=torch.float64)
 
     def wants_ema(self, progress: float) -> bool:
         """From shortly before the warm-up ends, so that its statistics are there when they are needed."""
-        return self._warmup < 1.0 and progress >= 0.9 * self._warmup
+        return self._how.start < 1.0 and progress >= 0.9 * self._how.start
 
     def __call__(self, answers: Answers, ema_logits: Tensor | None, progress: float) -> PseudoLabels:
         """Kept and refined labels with weight one."""
         kept = relative_confidence(answers)
-        if ema_logits is None:
-            return masked(answers.labels, kept)
-        ema_labels, ema_margin = quantised_margin(ema_logits)
-        fresh = MarginStatistics.of(
-            ema_labels.numpy(force=True), ema_margin.numpy(force=True), len(self._ema)
-        )
-        self._ema = self._ema * self._decay + torch.from_numpy(fresh.histogram).double()
-        if progress < self._warmup:
-            return masked(answers.labels, kept)
-        return self._arbitrate(answers, kept, ema_labels, ema_margin)
+        refine = ema_logits is not None and progress >= self._how.start
+        if ema_logits is not None:
+            ema_labels, ema_margin = quantised_margin(ema_logits)
+            self._count(ema_labels, ema_margin)
+        if refine:
+            return self._arbitrate(answers, kept, ema_labels, ema_margin)
+        everything = self._how.all_before and self._how.start < 1.0
+        return masked(answers.labels, torch.ones_like(kept) if everything else kept)
+
+    def _count(self, ema_labels: Tensor, ema_margin: Tensor) -> None:
+        labels, margin = ema_labels.numpy(force=True), ema_margin.numpy(force=True)
+        fresh = MarginStatistics.of(labels, margin, len(self._ema))
+        self._ema = self._ema * self._how.decay + torch.from_numpy(fresh.histogram).double()
 
     def _arbitrate(
         self, answers: Answers, kept: Tensor, ema_labels: Tensor, ema_margin: Tensor
@@ -170,10 +189,12 @@ class Corte:
         safe = answers.labels.long().masked_fill(answers.labels == VOID, 0)
         rank = ranks.to(device)[safe, answers.margin.long()]
         ema_rank = ema_ranks.to(device)[ema_labels.long(), ema_margin.long()]
-        differ = ema_kept & kept & (ema_labels != answers.labels)
-        take_ema = (ema_kept & ~kept) | (differ & (ema_rank > rank))
-        labels = torch.where(take_ema, ema_labels, answers.labels)
-        return masked(labels, kept | ema_kept)
+        agree = ema_labels == answers.labels
+        take_ema = (ema_kept & ~kept) | (ema_kept & kept & ~agree & (ema_rank > rank))
+        keep = kept | ema_kept
+        if self._how.agreed:
+            keep |= agree
+        return masked(torch.where(take_ema, ema_labels, answers.labels), keep)
 
     def state(self) -> dict[str, Tensor]:
         """The ema's decayed margin histogram."""
@@ -224,10 +245,10 @@ def _thresholds_and_ranks(histogram: Tensor) -> tuple[Tensor, Tensor]:
 METHODS = ("corte", "naive", "threshold", "soft")
 
 
-def build_labeller(method: str, classes: int, *, warmup: float, decay: float, least: float) -> PseudoLabeller:
+def build_labeller(method: str, classes: int, *, refinement: Refinement, least: float) -> PseudoLabeller:
     """The labeller of that name; an unknown name is a SettingsError that lists the choices."""
     if method == "corte":
-        return Corte(classes, warmup, decay)
+        return Corte(classes, refinement)
     if method == "naive":
         return Naive()
     if method == "threshold":

@@ -49,8 +49,10 @@ class TrainSettings(BaseModel):
     class_balance: Share = 0.25
 
     threshold: Share = 0.9
-    refine_from: Share = 0.3
+    refine_from: Share = 0.4
     refine_decay: Share = 0.99
+    refine_all_before: bool = True
+    refine_agreed: bool = True
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     disclosure: str = "auto"

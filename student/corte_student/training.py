@@ -29,7 +29,7 @@ from corte_student.ledger import Ledger, default_ledger_path, ensure_outside
 from corte_student.models import build_student
 from corte_student.optim import build_optimizer
 from corte_student.plan import Plan
-from corte_student.pseudo_labels import PseudoLabeller, build_labeller
+from corte_student.pseudo_labels import PseudoLabeller, Refinement, build_labeller
 from corte_student.report.runlog import RunLog
 from corte_student.settings import TrainSettings, differences
 from corte_student.stream import Batch, Stream, StreamState
@@ -164,8 +164,9 @@ def build(job: Job, classmap: ClassMap, images: int) -> tuple[TrainState, Studen
     labeller: PseudoLabeller = build_labeller(
         settings.method,
         classes,
-        warmup=settings.refine_from,
-        decay=settings.refine_decay,
+        refinement=Refinement(
+            settings.refine_from, settings.refine_decay, settings.refine_all_before, settings.refine_agreed
+        ),
         least=settings.threshold,
     )
     state = TrainState(

@@ -13,6 +13,7 @@ from corte_student.pseudo_labels import (
     Answers,
     Corte,
     PseudoLabeller,
+    Refinement,
     build_labeller,
     quantised_margin,
     relative_confidence,
@@ -80,7 +81,7 @@ class LabellerContract:
 def _by_name(name: str) -> type[LabellerContract]:
     class Named(LabellerContract):
         def make(self, classes: int) -> PseudoLabeller:
-            return build_labeller(name, classes, warmup=0.3, decay=0.9, least=0.8)
+            return build_labeller(name, classes, refinement=Refinement(0.3, 0.9, True, True), least=0.8)
 
     return Named
 
@@ -112,7 +113,7 @@ def test_every_method_has_a_contract_test() -> None:
 def test_an_unknown_method_lists_the_choices() -> None:
     """The error names the methods that exist."""
     with pytest.raises(SettingsError, match="choose corte, naive, threshold, soft"):
-        build_labeller("magic", 3, warmup=0, decay=0, least=0)
+        build_labeller("magic", 3, refinement=Refinement(0, 0, True, True), least=0)
 
 
 @given(st.sampled_from([1, 2, 5, 255]), st.integers(0, 10**6))
@@ -144,7 +145,7 @@ def test_the_emas_margin_equals_a_loop(classes: int, seed: int) -> None:
         assert value == grid[0] - grid[1]
 
 
-def slow_arbitrate(answers: Answers, logits: torch.Tensor, classes: int) -> list[int]:
+def slow_arbitrate(answers: Answers, logits: torch.Tensor, agreed: bool) -> list[int]:
     """The arbitration rule, pixel by pixel, for a labeller that sees its first batch."""
     assert answers.margin is not None
     ema_labels, ema_margin = (t.flatten().tolist() for t in quantised_margin(logits))
@@ -165,26 +166,37 @@ def slow_arbitrate(answers: Answers, logits: torch.Tensor, classes: int) -> list
         if box_ok and ema_ok and label != ema_label:
             higher = rank(ema_labels, ema_margin, ema_label, ema_value) > rank(labels, margin, label, value)
             out.append(ema_label if higher else label)
-        elif box_ok:
+        elif box_ok or (agreed and not ema_ok and label == ema_label):
             out.append(label)
         else:
             out.append(ema_label if ema_ok else VOID)
     return out
 
 
-@given(st.sampled_from([2, 3, 19]), st.integers(0, 10**6))
+@given(st.sampled_from([2, 3, 19]), st.integers(0, 10**6), st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_arbitration_equals_a_loop(classes: int, seed: int) -> None:
-    """After the warm-up: whoever alone passes is believed, the higher rank where both do, else void."""
+def test_arbitration_equals_a_loop(classes: int, seed: int, agreed: bool) -> None:
+    """After the warm-up: whoever alone passes is believed, the higher rank where both do, else void.
+
+    Or, if asked for, the common label where none passes and both agree.
+    """
     answers, logits = answers_of(classes, seed), logits_of(classes, seed + 1)
-    targets = Corte(classes, warmup=0.0, decay=0.9)(answers, logits, 0.5)
-    assert targets.labels.flatten().tolist() == slow_arbitrate(answers, logits, classes)
+    targets = Corte(classes, Refinement(0.0, 0.9, True, agreed))(answers, logits, 0.5)
+    assert targets.labels.flatten().tolist() == slow_arbitrate(answers, logits, agreed)
 
 
-def test_before_the_warm_up_the_ema_changes_nothing() -> None:
-    """Until the warm-up ends the targets are those of relative confidence alone."""
+@pytest.mark.parametrize("everything", [True, False])
+def test_before_the_warm_up_the_ema_changes_nothing(everything: bool) -> None:
+    """Until the warm-up ends the targets are all answers, or those of relative confidence alone."""
     answers = answers_of(4, 6)
-    targets = Corte(4, warmup=0.5, decay=0.9)(answers, logits_of(4, 6), 0.4)
-    kept = relative_confidence(answers)
+    targets = Corte(4, Refinement(0.5, 0.9, everything, True))(answers, logits_of(4, 6), 0.46)
+    kept = answers.labels != VOID if everything else relative_confidence(answers)
     assert torch.equal(targets.labels != VOID, kept)
     assert torch.equal(targets.labels[kept], answers.labels[kept].long())
+
+
+def test_without_refinement_it_is_relative_confidence_alone() -> None:
+    """A start of one means that the ema is never asked, and no pixel is let in for want of it."""
+    answers, labeller = answers_of(4, 6), Corte(4, Refinement(1.0, 0.9, True, True))
+    assert not labeller.wants_ema(0.999)
+    assert torch.equal(labeller(answers, None, 0.9).labels != VOID, relative_confidence(answers))
