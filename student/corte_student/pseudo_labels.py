@@ -113,7 +113,7 @@ class Threshold(Stateless):
 class Soft(Stateless):
     """Every pixel, weighted by its margin: relative confidence as a weight in place of a mask."""
 
-    needs = Disclosure(2, 8)
+    needs = Disclosure(1, 8)  # from confidence alone the margin has the bound 2 p - 1
 
     def __call__(self, answers: Answers, ema_logits: Tensor | None, progress: float) -> PseudoLabels:
         """All labels with weight I / 255."""
@@ -149,7 +149,7 @@ class Corte:
     pole and 1.05 for road.)
     """
 
-    needs = Disclosure(2, 8)
+    needs = Disclosure(1, 8)  # from confidence alone the margin has the bound 2 p - 1
 
     def __init__(self, classes: int, refinement: Refinement) -> None:
         self._how = refinement

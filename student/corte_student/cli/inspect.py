@@ -15,8 +15,8 @@ from corte_student.cli.keys import read_key
 _METHODS = {
     "naive": Disclosure(1, 0),
     "threshold": Disclosure(1, 8),
-    "soft": Disclosure(2, 8),
-    "corte": Disclosure(2, 8),
+    "soft": Disclosure(1, 8),
+    "corte": Disclosure(1, 8),
 }
 
 
