@@ -10,7 +10,6 @@ in LATEST; the one before it is removed last. At any kill LATEST names a complet
 """
 
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from corte_student.durable import sync
 from corte_student.ema import Ema
 from corte_student.errors import CheckpointError
 from corte_student.models import Student, build_student
@@ -91,7 +91,7 @@ def save_checkpoint(run: Path, state: TrainState, spec: StudentSpec) -> Path:
         )
         (fresh / "state.json").write_text(json.dumps(head))
         for file in (fresh / "tensors.safetensors", fresh / "state.json", fresh):
-            _sync(file)
+            sync(file)
         shutil.rmtree(folder, ignore_errors=True)
         fresh.rename(folder)
         _point(run, folder.name)
@@ -198,14 +198,6 @@ def _point(run: Path, name: str) -> None:
     pointer = run / "checkpoints" / "LATEST"
     fresh = pointer.with_suffix(".new")
     fresh.write_text(name + "\n")
-    _sync(fresh)
+    sync(fresh)
     fresh.replace(pointer)
-    _sync(pointer.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(pointer.parent)

@@ -38,4 +38,4 @@ class Ema:
                 new.append(fresh[name])
             else:
                 value.copy_(fresh[name])
-        torch._foreach_lerp_(old, new, 1 - rate)  # 0.9 ms against 2.2 in a loop, 4 M parameters
+        torch._foreach_lerp_(old, new, 1 - rate)

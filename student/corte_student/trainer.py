@@ -6,6 +6,7 @@ Evaluation never selects: the last checkpoint is the result.
 """
 
 import asyncio
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -136,7 +137,7 @@ class Trainer:
     def _tell(self) -> None:
         reports, self._since = self._since, []
         loss = float(torch.stack([r.loss for r in reports]).mean())
-        if loss != loss or loss == float("inf"):
+        if not math.isfinite(loss):
             raise TrainingDiverged(
                 f"the loss is {loss} at step {self.state.step}: start again with "
                 f"--set lr={self._settings.lr / 3:.1e}; the last checkpoint is intact"

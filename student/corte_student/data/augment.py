@@ -3,8 +3,8 @@
 Strategy: one window (random scale and place) is cut from everything at once and resized, bilinear for the
 picture, nearest at half-pixel centres for maps, so a label never moves against its pixels. The weak view
 is that; the strong view adds photometric change only (colour, grey, blur). CoRTe trains the student for
-consistency between views; these transforms are this project's choice. OpenCV, because blur and hue cost
-17 times as much in torchvision on a CPU (docs/experiments.md).
+consistency between views; these transforms are this project's choice. OpenCV, in worker threads:
+it lets go of the interpreter's lock.
 
 Legend: h w view size, H W picture size.
 """

@@ -10,6 +10,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from corte_student.durable import sync
+
 Row = tuple[str, str, str, str, str, int, int, bytes, bytes]
 """digest, pixel digest, teacher, revision, view, top_k, prob_bits, checksum, frame"""
 
@@ -27,7 +29,7 @@ def put(folder: Path, row: Row) -> bool:
             file.flush()
             os.fsync(file.fileno())
         draft.rename(draft.with_suffix(_SUFFIX))
-        _sync(folder)
+        sync(folder)
     except OSError:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
@@ -52,11 +54,3 @@ def take(folder: Path) -> Iterator[tuple[Path, Row]]:
             path.unlink(missing_ok=True)  # damaged beyond reading: as good as never written
             continue
         yield path, (digest, pixels, teacher, revision, view, top_k, bits, bytes.fromhex(checksum), frame)
-
-
-def _sync(folder: Path) -> None:
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
