@@ -1,4 +1,7 @@
-"""Pairing images with labels, and reading class numbers without ever looking at colours."""
+"""Pairing images with labels, and reading class numbers without ever looking at colours.
+
+Each layout on its own byte format, and the contract of all, are in test_layouts_formats.py.
+"""
 
 from pathlib import Path
 
