@@ -1,13 +1,19 @@
 """How good labels are against the truth: one confusion matrix, and the numbers read from it.
 
 Strategy: count pixels, in integers; every number is read from the counts at the end, so matrices of
-parts of a data set add up to the matrix of the whole.
+parts of a data set add up to the matrix of the whole. The means over 16 and 13 classes that papers on SYNTHIA
+report are rows of the same 19x19 matrix: a pixel predicted truck still counts against its true class, and
+nothing is rescaled.
 """
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from corte_protocol import VOID
+from corte_student.data.layouts.cityscapes import CLASSES as CITYSCAPES
 from corte_student.errors import DataError
 
 UInt8 = npt.NDArray[np.uint8]
@@ -16,6 +22,18 @@ ABSENT_RULE = (
     "a class that is absent from the truth has no IoU and is left out of the mean; "
     "pixels wrongly given to it still count against the classes they belong to"
 )
+
+# by train id; 16 leaves out terrain, truck and train, which SYNTHIA never shows, 13 also wall, fence and pole
+CLASS_LISTS: Final[Mapping[str, tuple[int, ...]]] = {
+    "mIoU": tuple(range(len(CITYSCAPES))),
+    "mIoU16": (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18),
+    "mIoU13": (0, 1, 2, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18),
+}
+
+
+def class_lists(names: Sequence[str]) -> Mapping[str, tuple[int, ...]]:
+    """The lists of class ids to average over for a model with these classes: Cityscapes' 19, or none."""
+    return CLASS_LISTS if tuple(name.lower() for name in names) == CITYSCAPES else {}
 
 
 class ConfusionMatrix:
@@ -76,13 +94,19 @@ class ConfusionMatrix:
             for h, u, present in zip(hits, union, in_truth > 0, strict=True)
         ]
 
+    def mean_iou(self, classes: Iterable[int]) -> float | None:
+        """Mean of the IoUs of `classes` by `ABSENT_RULE`; None where the truth holds none of them."""
+        iou = self.iou()
+        present = [value for c in classes if (value := iou[c]) is not None]
+        return sum(present) / len(present) if present else None
+
     @property
     def miou(self) -> float:
-        """Mean of the IoUs by `ABSENT_RULE`."""
-        present = [value for value in self.iou() if value is not None]
-        if not present:
+        """Mean of all IoUs by `ABSENT_RULE`. Raises DataError where nothing is labelled."""
+        mean = self.mean_iou(range(self.classes))
+        if mean is None:
             raise DataError("the labels hold no labelled pixel, so there is nothing to score: check --layout")
-        return sum(present) / len(present)
+        return mean
 
     @property
     def pixel_accuracy(self) -> float:

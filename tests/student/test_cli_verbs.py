@@ -171,11 +171,13 @@ def test_the_black_box_is_scored_in_the_classes_of_a_map(teacher: str, data: Pat
 
 def test_inspect_knows_what_the_methods_need() -> None:
     """Its list, which must not load torch, says what the pseudo-labellers say."""
-    from corte_student.pseudo_labels import Refinement, build_labeller
+    from corte_student.pseudo_labels import Refinement, Selection, build_labeller
 
-    how = Refinement(0.1, 0.9, True, True)
     for method, needs in INSPECT._METHODS.items():
-        assert build_labeller(method, 2, refinement=how, least=0.5).needs == needs
+        labeller = build_labeller(
+            method, 2, selection=Selection(), refinement=Refinement(), least=0.5, seed=0
+        )
+        assert labeller.needs == needs
 
 
 def test_more_than_the_teacher_discloses_is_refused(teacher: str, data: Path) -> None:

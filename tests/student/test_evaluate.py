@@ -1,18 +1,24 @@
 """One scoring code for a student and for the black box."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from typer.testing import CliRunner
 
+import formats
 from corte_protocol import VOID
+from corte_student.cli import app
 from corte_student.data.folder import read_pixels
+from corte_student.data.layouts.cityscapes import CLASSES
 from corte_student.errors import DataError
 from corte_student.evaluate import predict_pixels, score, student_predicts
-from small_run import save_images, save_label, small_student
+from corte_student.metrics import ABSENT_RULE, CLASS_LISTS
+from small_run import save_images, save_label, save_run, small_student
 
 UInt8 = npt.NDArray[np.uint8]
 Pairs = list[tuple[Path, Path]]
@@ -86,3 +92,44 @@ def test_labels_of_another_size_end_it_with_the_file_named(pairs: Pairs) -> None
     (cause,) = caught.value.exceptions
     assert isinstance(cause, DataError)
     assert "2.png is 4x4 pixels and its image 21x11" in str(cause)
+
+
+@pytest.fixture(scope="module")
+def cityscapes(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The words that score a student of the 19 classes on a tiny Cityscapes without trains and fences."""
+    root = tmp_path_factory.mktemp("cityscapes")
+    truth = formats.street(0)
+    truth[np.isin(truth, [CLASSES.index("train"), CLASSES.index("fence")])] = VOID
+    formats.write_cityscapes(root, {"a_000000_000019": truth}, "val")
+    save_run(root / "run", small_student(len(CLASSES)), CLASSES)
+    folders = ["--images", str(root / "leftImg8bit/val"), "--labels", str(root / "gtFine/val")]
+    return ["evaluate", str(root / "run"), *folders, "--layout", "cityscapes"]
+
+
+def test_cityscapes_scores_hold_the_means_of_papers(cityscapes: list[str]) -> None:
+    """`--json` holds the 19-, 16- and 13-class means of one matrix, how many classes occur, and the rule."""
+    result = CliRunner().invoke(app, [*cityscapes, "--json"])
+    assert result.exit_code == 0, result.output
+    scores = json.loads(result.stdout)
+    iou = [entry["iou"] for entry in scores["classes"]]
+    assert iou[CLASSES.index("train")] is None and iou[CLASSES.index("road")] is not None
+    assert {title: (m["present"], m["of"]) for title, m in scores["means"].items()} == {
+        "mIoU": (17, 19),
+        "mIoU16": (15, 16),
+        "mIoU13": (13, 13),
+    }
+    for title, chosen in CLASS_LISTS.items():
+        rows = [iou[c] for c in chosen if iou[c] is not None]
+        assert scores["means"][title]["value"] == pytest.approx(sum(rows) / len(rows))
+    assert scores["means"]["mIoU"]["value"] == scores["miou"]
+    assert scores["absent_rule"] == ABSENT_RULE
+
+
+def test_cityscapes_table_names_the_lists_and_the_rule(cityscapes: list[str]) -> None:
+    """Beside each mean stands how many of its classes occur, below the table what becomes of the others."""
+    result = CliRunner().invoke(app, cityscapes, env={"COLUMNS": "100"})
+    assert result.exit_code == 0, result.output
+    assert "mIoU16, 15 of 16 classes" in result.stdout
+    assert "mIoU13, 13 of 13 classes" in result.stdout
+    assert "mean over 17 of 19 classes" in result.stdout
+    assert ABSENT_RULE in result.stdout

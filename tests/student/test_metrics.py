@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from corte_protocol import VOID
+from corte_student.data.layouts.cityscapes import CLASSES as CITYSCAPES
 from corte_student.errors import DataError
-from corte_student.metrics import ConfusionMatrix
+from corte_student.metrics import CLASS_LISTS, ConfusionMatrix, class_lists
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -110,3 +111,45 @@ def test_matrices_of_other_classes_do_not_add_up() -> None:
     """Adding is for parts of one set."""
     with pytest.raises(ValueError, match="do not add up"):
         ConfusionMatrix(2) + ConfusionMatrix(3)
+
+
+def test_the_class_lists_of_papers_are_what_their_names_leave_out() -> None:
+    """16 is Cityscapes' 19 without what SYNTHIA never shows, 13 also without wall, fence and pole."""
+    left_out = {
+        title: {name for i, name in enumerate(CITYSCAPES) if i not in chosen}
+        for title, chosen in CLASS_LISTS.items()
+    }
+    assert left_out == {
+        "mIoU": set(),
+        "mIoU16": {"terrain", "truck", "train"},
+        "mIoU13": {"terrain", "truck", "train", "wall", "fence", "pole"},
+    }
+    assert class_lists([name.title() for name in CITYSCAPES]) == CLASS_LISTS
+    assert class_lists(CITYSCAPES[:16]) == class_lists(CITYSCAPES[::-1]) == {}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    arrays(np.uint8, (6, 9), elements=st.sampled_from([*range(19), VOID])),
+    arrays(np.uint8, (6, 9), elements=st.integers(0, 18)),
+)
+def test_a_mean_over_some_classes_is_the_mean_of_their_rows(truth: UInt8, predicted: UInt8) -> None:
+    """Each IoU is that of all 19 predicted classes, whatever the list; absent classes are left out."""
+    matrix = matrix_of((truth, predicted), classes=19)
+    for chosen in CLASS_LISTS.values():
+        rows = [iou for c in chosen if (iou := slow_iou(truth, predicted, c)) is not None]
+        expected = pytest.approx(sum(rows) / len(rows)) if rows else None
+        assert matrix.mean_iou(chosen) == expected
+
+
+def test_a_pixel_predicted_truck_still_counts_against_its_class() -> None:
+    """Class 14 is not among the 16, yet the car pixels it took are lost; nothing is scaled by 19/16."""
+    car, truck, road = (CITYSCAPES.index(name) for name in ("car", "truck", "road"))
+    matrix = matrix_of((row(car, car, road, road), row(car, truck, road, road)), classes=19)
+    assert matrix.mean_iou(CLASS_LISTS["mIoU16"]) == pytest.approx((0.5 + 1.0) / 2)
+    assert matrix.mean_iou(CLASS_LISTS["mIoU16"]) == matrix.miou
+
+
+def test_a_list_without_any_class_in_the_truth_has_no_mean() -> None:
+    """Zero would be a score; there is none."""
+    assert matrix_of((row(0, 0), row(0, 1))).mean_iou([2, 3]) is None

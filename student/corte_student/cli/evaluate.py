@@ -43,7 +43,12 @@ def evaluate(
         Path | None, typer.Argument(metavar="[RUN]", help="Run folder of `train`; or give --teacher-url.")
     ] = None,
     layout: Annotated[
-        str, typer.Option("--layout", help="How labels are stored: plain or camvid.")
+        str,
+        typer.Option(
+            "--layout",
+            help="How labels are stored: plain, camvid, camvid-fastai, cityscapes, gta5, synthia, acdc, "
+            "bdd100k, idd or kitti.",
+        ),
     ] = "plain",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
     teacher_url: Annotated[
@@ -83,12 +88,30 @@ def evaluate(
 
 
 def as_object(names: Sequence[str], matrix: "ConfusionMatrix") -> dict[str, object]:
-    """The scores as `--json` prints them: all between 0 and 1, null for a class absent from the truth."""
-    return {
+    """The scores as `--json` prints them: all between 0 and 1, null for a class absent from the truth.
+
+    For Cityscapes' 19 classes also the means of `metrics.CLASS_LISTS`, each with how many of its classes
+    occur, and the rule for those that do not.
+    """
+    from corte_student.metrics import ABSENT_RULE, class_lists
+
+    iou = matrix.iou()
+    scores: dict[str, object] = {
         "miou": matrix.miou,
         "pixel_accuracy": matrix.pixel_accuracy,
-        "classes": [{"name": name, "iou": iou} for name, iou in zip(names, matrix.iou(), strict=True)],
+        "classes": [{"name": name, "iou": value} for name, value in zip(names, iou, strict=True)],
     }
+    if lists := class_lists(names):
+        scores["means"] = {
+            title: {
+                "value": matrix.mean_iou(chosen),
+                "present": sum(iou[c] is not None for c in chosen),
+                "of": len(chosen),
+            }
+            for title, chosen in lists.items()
+        }
+        scores["absent_rule"] = ABSENT_RULE
+    return scores
 
 
 def _score_student(run: Path, pairs: Pairs, layout: str) -> tuple[Sequence[str], "ConfusionMatrix"]:
@@ -169,7 +192,7 @@ def _show(subject: str, names: Sequence[str], matrix: "ConfusionMatrix", images:
     from rich.table import Table
     from rich.text import Text
 
-    from corte_student.metrics import ABSENT_RULE
+    from corte_student.metrics import ABSENT_RULE, class_lists
 
     iou = matrix.iou()
     table = Table()
@@ -180,10 +203,18 @@ def _show(subject: str, names: Sequence[str], matrix: "ConfusionMatrix", images:
     present = sum(value is not None for value in iou)
     table.add_section()
     table.add_row("mean (mIoU)", f"{100 * matrix.miou:.1f}", style="bold")
+    lists = {title: chosen for title, chosen in class_lists(names).items() if len(chosen) < len(names)}
+    for title, chosen in lists.items():
+        mean, there = matrix.mean_iou(chosen), sum(iou[c] is not None for c in chosen)
+        shown = "absent" if mean is None else f"{100 * mean:.1f}"
+        table.add_row(f"{title}, {there} of {len(chosen)} classes", shown)
     table.add_row("pixel accuracy", f"{100 * matrix.pixel_accuracy:.1f}")
     console = Console(file=sys.stdout)
     counted = "1 image" if images == 1 else f"{images} images"
     console.print(Text(f"{subject} on {counted}", style="bold"), soft_wrap=True)
     console.print(table)
     rule = f"mean over {present} of {len(names)} classes: those that occur in the truth"
-    console.print(Text(rule if present == len(names) else f"{rule}; {ABSENT_RULE}"), soft_wrap=True)
+    told = rule if present == len(names) and not lists else f"{rule}; {ABSENT_RULE}"
+    if lists:
+        told += f"; {' and '.join(lists)} are means over rows of the same matrix of {len(names)} classes"
+    console.print(Text(told), soft_wrap=True)
