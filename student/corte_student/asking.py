@@ -23,6 +23,7 @@ from corte_student.data.folder import Picture
 from corte_student.endpoints import Endpoint
 from corte_student.errors import BrokeContract, Changed, ImageRefused, LedgerError, Refused, Unavailable
 from corte_student.ledger import Ledger, Question
+from corte_student.queries import IDENTITY, Query
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -85,7 +86,7 @@ class Asker:
         self._need = need
         self._slots = asyncio.Semaphore(in_flight)
         self._grace_s = grace_s
-        self._flights: dict[str, _Flight] = {}
+        self._flights: dict[tuple[str, str], _Flight] = {}
         self._tally = Tally()
 
     @property
@@ -93,33 +94,37 @@ class Asker:
         """A snapshot."""
         return self._tally
 
-    async def answer(self, picture: Picture) -> Prediction:
-        """The answer for `picture`, of exactly the level that the run needs."""
-        flight = self._flights.get(picture.pixel_digest)
+    async def answer(self, picture: Picture, query: Query = IDENTITY) -> Prediction:
+        """The answer to `query` about `picture`, of exactly the level that the run needs."""
+        key = (picture.pixel_digest, query.name)
+        flight = self._flights.get(key)
         if flight is None:
-            flight = self._take_off(picture)
+            flight = self._take_off(picture, query)
         flight.waiting += 1
         try:
             return await asyncio.shield(flight.task)
         except asyncio.CancelledError:
-            await self._stop(flight, picture.pixel_digest)
+            await self._stop(flight, key)
             raise
         finally:
             flight.waiting -= 1
             if flight.task.done():
-                self._forget(flight, picture.pixel_digest)
+                self._forget(flight, key)
 
-    def _take_off(self, picture: Picture) -> _Flight:
-        key = picture.pixel_digest
-        question = Question(picture.digest, key, self._info.teacher, self._info.revision)
-        flight = self._flights[key] = _Flight(lambda flight: self._obtain(question, picture, flight))
+    def _take_off(self, picture: Picture, query: Query) -> _Flight:
+        teacher = self._info
+        question = Question(
+            picture.digest, picture.pixel_digest, teacher.teacher, teacher.revision, query.name
+        )
+        key = (picture.pixel_digest, query.name)
+        flight = self._flights[key] = _Flight(lambda flight: self._obtain(question, query, picture, flight))
         return flight
 
-    def _forget(self, flight: _Flight, key: str) -> None:
+    def _forget(self, flight: _Flight, key: tuple[str, str]) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
 
-    async def _stop(self, flight: _Flight, key: str) -> None:
+    async def _stop(self, flight: _Flight, key: tuple[str, str]) -> None:
         """The one who waits was cancelled: let a request under way come home, call any other back."""
         try:
             if flight.sent:
@@ -130,13 +135,17 @@ class Asker:
                 flight.task.cancel()
                 await asyncio.wait([flight.task])
 
-    async def _obtain(self, q: Question, picture: Picture, flight: _Flight) -> Prediction:
+    async def _obtain(self, q: Question, query: Query, whole: Picture, flight: _Flight) -> Prediction:
         look_again_s = _FIRST_LOOK_S
+        picture: Picture | None = None
         while True:
             frame = await _finished(self._ledger.find, q, self._need)
             if frame is not None:
                 self._count(saved=1)
-                return await _finished(self._read_stored, frame, picture)
+                size = query.size(*whole.pixels.shape[:2])
+                return await _finished(self._read_stored, frame, size)
+            if picture is None:  # made only to be sent
+                picture = await asyncio.to_thread(query.shown, whole)
             answer = await self._ask(q, picture, flight)
             if answer is not None:
                 return answer
@@ -169,7 +178,7 @@ class Asker:
     def _commit(self, q: Question, frame: bytes, picture: Picture) -> Prediction:
         """Store a fresh answer under the revision that gave it, even where this run cannot use it."""
         try:
-            answer = _decoded(frame, picture)
+            answer = _decoded(frame, picture.pixels.shape[:2])
         except ProtocolError as exc:
             raise BrokeContract(f"the teacher's answer breaks the protocol: {exc}") from exc
         self._ledger.commit(replace(q, revision=answer.revision), frame, answer.disclosure)
@@ -197,9 +206,9 @@ class Asker:
             )
         return self._endpoint
 
-    def _read_stored(self, frame: bytes, picture: Picture) -> Prediction:
+    def _read_stored(self, frame: bytes, size: tuple[int, int]) -> Prediction:
         try:
-            return _decoded(frame, picture).narrow(self._need)
+            return _decoded(frame, size).narrow(self._need)
         except ProtocolError as exc:
             raise LedgerError(f"a stored answer cannot be read ({exc}): use another --ledger") from exc
 
@@ -208,8 +217,8 @@ class Asker:
         self._tally = Tally(t.sent + sent, t.saved + saved, t.bytes_up + bytes_up, t.bytes_down + bytes_down)
 
 
-def _decoded(frame: bytes, picture: Picture) -> Prediction:
-    height, width, _ = picture.pixels.shape
+def _decoded(frame: bytes, size: tuple[int, int]) -> Prediction:
+    height, width = size
     answer = decode_prediction(frame, max_pixels=height * width)
     if answer.classes.shape[1:] != (height, width):
         raise InvalidValue(f"an answer of {answer.classes.shape[1:]} pixels to {height} x {width}")

@@ -23,6 +23,7 @@ from corte_protocol import VOID, Prediction, TeacherInfo, on_grid
 from corte_student.errors import DataError
 
 UInt8 = npt.NDArray[np.uint8]
+Int16 = npt.NDArray[np.int16]
 Rgb = tuple[int, int, int]
 
 
@@ -30,12 +31,14 @@ Rgb = tuple[int, int, int]
 class Mapped:
     """An answer in the student's classes: uint8 [H, W] each; scores in units of 1/255, 0 where void.
 
-    `margin` and `confidence` are lower bounds; None where the teacher disclosed labels only.
+    `margin` and `confidence` are lower bounds; None where the teacher disclosed labels only. `scores`
+    uint8 [S, H, W] is there only if it was asked for.
     """
 
     labels: UInt8
     margin: UInt8 | None
     confidence: UInt8 | None
+    scores: UInt8 | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,34 +85,78 @@ class ClassMap:
             return _cleared(labels, probs[0] - probs[1], probs[0])
         return self._bounded(prediction.classes, np.asarray(probs, np.int16))
 
-    def _bounded(self, classes: UInt8, probs: npt.NDArray[np.int16]) -> Mapped:
-        count, shape = len(probs), probs.shape[1:]
+    def _bounded(self, classes: UInt8, probs: Int16) -> Mapped:
+        lower, upper = self.bounds(classes, probs)
+        # a later rank wins only by a strictly larger sum
+        best = self._slots[classes[0]]
+        top = np.take_along_axis(lower, best[None], 0)[0]
+        for slot in self._slots[classes[1:]]:
+            score = np.take_along_axis(lower, slot[None], 0)[0]
+            better = score > top
+            best[better] = slot[better]
+            top = np.maximum(top, score)
+        return self.decided(lower, upper, best)
+
+    @property
+    def _slots(self) -> npt.NDArray[np.intp]:
+        return np.where(self.table == VOID, len(self.names), self.table).astype(np.intp)
+
+    def bounds(self, classes: UInt8, probs: Int16 | None) -> tuple[Int16, Int16]:
+        """The least and the most that each student class can have, void last: int16 [S + 1, H, W] each.
+
+        `classes` uint8 [K, H, W] best first; `probs` int16 [K, H, W] in 1/255, or None for labels alone,
+        which count as one vote of 255.
+        """
+        count, shape = len(classes), classes.shape[1:]
         void = len(self.names)
-        slots = np.where(self.table == VOID, void, self.table).astype(np.intp)[classes].reshape(count, -1)
+        slots = self._slots[classes].reshape(count, -1)
+        columns = np.arange(slots.shape[1])
+        lower = np.zeros((void + 1, slots.shape[1]), np.int16)
+        if probs is None:
+            lower[slots[0], columns] = 255
+            return (whole := lower.reshape(void + 1, *shape)), whole.copy()
         flat = probs.reshape(count, -1)
-        columns = np.arange(flat.shape[1])
-        lower = np.zeros((void + 1, flat.shape[1]), np.int16)
         hidden = np.repeat(self.members[:, None], flat.shape[1], axis=1)
         for slot, score in zip(slots, flat, strict=True):
             lower[slot, columns] += score
             hidden[slot, columns] -= 1
-        best = slots[0].copy()
-        top = lower[best, columns]
-        for slot in slots[1:]:  # a later rank wins only by a strictly larger sum
-            score = lower[slot, columns]
-            better = score > top
-            best[better] = slot[better]
-            top = np.maximum(top, score)
         rest = 255 - flat.sum(axis=0, dtype=np.int16)
-        upper = lower + np.minimum(rest, hidden * flat[-1])
-        upper[best, columns] = -1
-        margin = np.maximum(top - upper.max(axis=0), 0)
-        labels = np.where(best == void, VOID, best).astype(np.uint8)
-        return _cleared(
-            labels.reshape(shape),
-            margin.astype(np.uint8).reshape(shape),
-            top.astype(np.uint8).reshape(shape),
-        )
+        # unsigned: n p_K of 255 classes does not fit int16
+        most = np.minimum(rest.astype(np.uint16), hidden.astype(np.uint16) * flat[-1].astype(np.uint16))
+        upper = lower + most.astype(np.int16)
+        return lower.reshape(void + 1, *shape), upper.reshape(void + 1, *shape)
+
+    def decided(self, lower: Int16, upper: Int16, best: npt.NDArray[np.intp] | None = None) -> Mapped:
+        """Labels, margins and confidences from bounds [S + 1, H, W]; `best` where ties are broken already."""
+        best = lower.argmax(axis=0) if best is None else best
+        top = np.take_along_axis(lower, best[None], 0)[0]
+        rivals = upper.copy()
+        np.put_along_axis(rivals, best[None], -1, 0)
+        margin = np.maximum(top - rivals.max(axis=0), 0)
+        labels = np.where(best == len(self.names), VOID, best).astype(np.uint8)
+        return _cleared(labels, margin.astype(np.uint8), top.astype(np.uint8))
+
+    def spread(self, classes: UInt8, probs: Int16 | None) -> UInt8:
+        """Scores of all student classes, uint8 [S, H, W] in 1/255: what is not disclosed, spread evenly.
+
+        The undisclosed mass goes in equal parts to the undisclosed teacher classes, as DINE does (Liang et
+        al., arXiv 2104.01539), then all are mapped; what belongs to void is left out. `classes` and `probs`
+        as in `bounds`; labels alone are taken for certain.
+        """
+        void, total = len(self.names), len(self.table)
+        lower, _ = self.bounds(classes, probs)
+        if probs is None or len(classes) == total:
+            return lower[:void].astype(np.uint8)
+        hidden = np.repeat(self.members[:, None], lower[0].size, axis=1)
+        columns = np.arange(lower[0].size)
+        for slot in self._slots[classes].reshape(len(classes), -1):
+            hidden[slot, columns] -= 1
+        rest = 255 - probs.sum(axis=0, dtype=np.int16)
+        # float32 holds the product, which int16 does not, and the quotient's floor exactly
+        mine = hidden[:void].reshape(void, *rest.shape).astype(np.float32) * rest
+        share = mine / np.float32(total - len(classes))
+        scores: UInt8 = (lower[:void] + share).astype(np.uint8)
+        return scores
 
 
 def _cleared(labels: UInt8, margin: UInt8, confidence: UInt8) -> Mapped:
