@@ -68,8 +68,11 @@ class TrainState:
     stream: StreamState
 
 
-def save_checkpoint(run: Path, state: TrainState, spec: StudentSpec) -> Path:
-    """Write a checkpoint of `state`; returns its folder. Raises CheckpointError, the one before it intact."""
+def save_checkpoint(run: Path, state: TrainState, spec: StudentSpec, *, keep_all: bool = False) -> Path:
+    """Write a checkpoint of `state`; returns its folder. Raises CheckpointError, the one before it intact.
+
+    Earlier ones are removed, unless `keep_all`.
+    """
     folder = run / "checkpoints" / f"step-{state.step:08d}"
     fresh = folder.with_suffix(".new")
     optimizer = state.optimizer.state_dict()["state"]
@@ -80,6 +83,7 @@ def save_checkpoint(run: Path, state: TrainState, spec: StudentSpec) -> Path:
         tensors |= _prefixed(f"optimizer.{index}", values)
     tensors["stream.histogram"] = torch.from_numpy(state.stream.statistics.histogram)
     tensors["stream.seen"] = torch.from_numpy(state.stream.seen)
+    tensors["stream.areas"] = torch.from_numpy(state.stream.areas)
     tensors["rng.torch"] = torch.get_rng_state()
     aside = {str(image): reason for image, reason in state.stream.aside.items()}
     head = {"format": FORMAT, "step": state.step, "aside": aside, "spec": asdict(spec)}
@@ -102,7 +106,7 @@ def save_checkpoint(run: Path, state: TrainState, spec: StudentSpec) -> Path:
             "the one before it is intact: free space and go on with --resume"
         ) from exc
     for other in folder.parent.glob("step-*"):
-        if other != folder:
+        if other != folder and not keep_all:
             shutil.rmtree(other, ignore_errors=True)
     return folder
 
@@ -134,6 +138,7 @@ def restore(run: Path, state: TrainState) -> TrainState:
         state.stream = StreamState(
             MarginStatistics(tensors["stream.histogram"].numpy()),
             tensors["stream.seen"].numpy().astype(np.bool_),
+            tensors["stream.areas"].numpy(),
             {int(image): reason for image, reason in head["aside"].items()},
         )
         state.step = int(head["step"])
@@ -142,9 +147,12 @@ def restore(run: Path, state: TrainState) -> TrainState:
     return state
 
 
-def load_student(run: Path) -> tuple[Student, StudentSpec]:
-    """The trained student (the ema's weights, in eval mode) of a run folder. Raises CheckpointError."""
-    tensors, head = _read(run)
+def load_student(run: Path, step: int | None = None) -> tuple[Student, StudentSpec]:
+    """The trained student (the ema's weights, in eval mode) of a run folder, at its end or at a kept `step`.
+
+    Raises CheckpointError.
+    """
+    tensors, head = _read(run, step)
     try:
         raw = head["spec"]
         spec = StudentSpec(
@@ -169,8 +177,22 @@ def load_statistics(run: Path) -> MarginStatistics:
     return MarginStatistics(tensors["stream.histogram"].numpy())
 
 
-def _read(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    folder = latest(run)
+def load_labelling(run: Path, step: int | None = None) -> tuple[dict[str, Tensor], MarginStatistics]:
+    """The labeller's state and the statistics of the answers, at the end or at a kept `step`.
+
+    Raises CheckpointError.
+    """
+    tensors, _ = _read(run, step)
+    return _under(tensors, "labeller"), MarginStatistics(tensors["stream.histogram"].numpy())
+
+
+def kept_steps(run: Path) -> list[int]:
+    """The steps whose checkpoints are there, ascending."""
+    return sorted(int(f.name.removeprefix("step-")) for f in (run / "checkpoints").glob("step-????????"))
+
+
+def _read(run: Path, step: int | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    folder = latest(run) if step is None else run / "checkpoints" / f"step-{step:08d}"
     if folder is None:
         raise CheckpointError(f"{run} holds no checkpoint: train one with `corte-student train --out {run}`")
     try:

@@ -7,6 +7,7 @@ enter a run folder.
 
 import json
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,7 +24,7 @@ class TrainSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    method: Literal["corte", "naive", "threshold", "soft"] = "corte"
+    method: str = "corte"
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     steps: Positive = 2000
     batch: Annotated[int, Field(ge=2)] = 8  # BatchNorm needs two
@@ -45,20 +46,40 @@ class TrainSettings(BaseModel):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     lr_warmup: Share = 0.05
     clip: Annotated[float, Field(gt=0)] = 1.0
-    loss_stride: Positive = 1
+    loss: Literal["ce", "sce", "gce"] = "ce"
+    loss_stride: Positive = 2
     class_balance: Share = 0.25
+    ema_span: Annotated[float, Field(gt=0, le=1)] = 0.05  # the share of the run that the ema averages
 
-    threshold: Share = 0.9
+    threshold: Share = 0.9  # of method threshold, and of threshold_kind fixed
+    threshold_kind: Literal["mean", "quantile", "fixed"] = "mean"
+    threshold_quantile: Share = 0.5
+    threshold_scope: Literal["set", "image"] = "set"
+    refine: Literal["none", "arbitrate", "mix", "product"] = "arbitrate"
     refine_from: Share = 0.4
     refine_decay: Share = 0.99
     refine_all_before: bool = True
     refine_agreed: bool = True
+    refine_power: Annotated[float, Field(gt=0)] = 1.0
+    rank_weights: bool = False
+
+    class_mix: Share = 0.0
+    cut_mix: Share = 0.0
+    mask_share: Share = 0.0
+    mask_block: Positive = 64
+    mask_ratio: Share = 0.7
+    rare_share: Share = 0.0
+    rare_temperature: Annotated[float, Field(gt=0)] = 0.1
+
+    views: list[str] = Field(default=["auto"])
+    max_queries: Positive = 4  # an image, whatever the views
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     disclosure: str = "auto"
     in_flight: Annotated[int, Field(ge=1, le=256)] = 8
     deadline_s: Annotated[float, Field(gt=0)] = 120.0
     checkpoint_every: Positive = 250
+    keep_checkpoints: bool = False
     log_every: Positive = 20
     memory_mb: Positive = 512
 
@@ -66,16 +87,27 @@ class TrainSettings(BaseModel):
     def _scales(self) -> "TrainSettings":
         if self.scale_min > self.scale_max:
             raise ValueError("scale_min is above scale_max")
+        if self.class_mix + self.cut_mix > 1:
+            raise ValueError("class_mix and cut_mix are shares of the same samples: at most 1 together")
         return self
 
 
-def load_settings(recipe: Path | None, flags: dict[str, Any], assignments: list[str]) -> TrainSettings:
-    """Settings from a recipe, `key=value` assignments and flags (None means not given), later ones win.
+def load_settings(
+    recipe: Path | Sequence[Path] | None, flags: dict[str, Any], assignments: list[str]
+) -> TrainSettings:
+    """Settings from recipes, `key=value` assignments and flags (None means not given), later ones win.
 
     Raises SettingsError with one line that names the key and what it may be.
     """
-    values: dict[str, Any] = {} if recipe is None else read_toml(recipe)
+    recipes = [] if recipe is None else [recipe] if isinstance(recipe, Path) else list(recipe)
+    values: dict[str, Any] = {}
+    for path in recipes:
+        values |= read_toml(path)
     values.pop("classes", None)  # a recipe may carry its class map; `classmap.py` reads it
+    if ":" in str(values.get("method", "")):
+        raise SettingsError(
+            f"a recipe names code to run ({values['method']!r}): say it with --method, where you can see it"
+        )
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
@@ -85,7 +117,22 @@ def load_settings(recipe: Path | None, flags: dict[str, Any], assignments: list[
     try:
         return TrainSettings.model_validate(values)
     except ValidationError as exc:
-        raise SettingsError(_readable(exc, recipe)) from exc
+        raise SettingsError(_readable(exc, recipes)) from exc
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes of this package by name."""
+    return {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.toml"))}
+
+
+def find_recipe(name: str) -> Path:
+    """A recipe by its file, or by its name if it ships. Raises SettingsError."""
+    shipped = shipped_recipes()
+    if name in shipped and not Path(name).exists():
+        return shipped[name]
+    if not Path(name).is_file():
+        raise SettingsError(f"there is no recipe {name}: name a TOML file, or one of {', '.join(shipped)}")
+    return Path(name)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -123,8 +170,8 @@ def _value(text: str) -> Any:
         return text  # a bare word is text, so that --set method=naive needs no quotes
 
 
-def _readable(exc: ValidationError, recipe: Path | None) -> str:
-    where = "" if recipe is None else f" (recipe {recipe})"
+def _readable(exc: ValidationError, recipes: Sequence[Path]) -> str:
+    where = f" (recipe {', '.join(map(str, recipes))})" if recipes else ""
     problems = []
     for error in exc.errors():
         key = ".".join(str(part) for part in error["loc"])

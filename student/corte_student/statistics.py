@@ -58,3 +58,23 @@ class MarginStatistics:
         counts, sums = self.counts, self.sums
         mean = -(-sums // np.maximum(counts, 1))
         return np.where(counts > 0, np.maximum(mean, 1), NEVER).astype(np.int16)
+
+    def quantile(self, share: float) -> npt.NDArray[np.int16]:
+        """The smallest margin kept per class if the lowest `share` of each class goes, int16 [S], at least 1.
+
+        It is the ceil(share n)-th smallest of the n margins of the class (the smallest for share 0).
+        """
+        counts = self.counts
+        place = np.maximum(np.ceil(share * counts), 1)
+        found = (self.histogram.cumsum(axis=1) >= place[:, None]).argmax(axis=1)
+        return np.where(counts > 0, np.maximum(found, 1), NEVER).astype(np.int16)
+
+    def fixed(self, margin: int) -> npt.NDArray[np.int16]:
+        """The same smallest margin for every class, int16 [S], at least 1."""
+        return np.full(len(self.histogram), max(1, margin), np.int16)
+
+    def kept_share(self) -> npt.NDArray[np.float64]:
+        """The share of each class that relative confidence keeps, float64 [S], 0 for an empty one."""
+        kept = [row[least:].sum() for row, least in zip(self.histogram, self.least_kept(), strict=True)]
+        share: npt.NDArray[np.float64] = np.array(kept) / np.maximum(self.counts, 1)
+        return share

@@ -10,6 +10,7 @@ import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,32 +22,46 @@ from corte_student.classmap import ClassMap, Mapped
 from corte_student.data.augment import ViewSettings, cut, draw_geometry, strengthen
 from corte_student.data.folder import read_picture
 from corte_student.errors import DataError, ImageRefused
-from corte_student.plan import Plan
+from corte_student.plan import Plan, Rarity
 from corte_student.pseudo_labels import Answers
+from corte_student.queries import IDENTITY, Query
 from corte_student.statistics import MarginStatistics
+from corte_student.views import ask_views
 
 UInt8 = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StreamState:
-    """What a resume must know: statistics so far, which images they cover, which were set aside and why."""
+    """What a resume must know: statistics so far, which images they cover, which were set aside and why.
+
+    `areas` int64 [N, S]: pixels of each class in each image's answer, zero where it was not seen yet.
+    """
 
     statistics: MarginStatistics
     seen: npt.NDArray[np.bool_]
+    areas: npt.NDArray[np.int64]
     aside: dict[int, str] = field(default_factory=dict)
 
     @classmethod
     def fresh(cls, classes: int, images: int) -> "StreamState":
         """Nothing seen yet."""
-        return cls(MarginStatistics.empty(classes), np.zeros(images, np.bool_))
+        return cls(
+            MarginStatistics.empty(classes), np.zeros(images, np.bool_), np.zeros((images, classes), np.int64)
+        )
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image was seen or set aside."""
+        return int(self.seen.sum()) + len(self.aside) >= len(self.seen)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """One step's input: `weak`, `strong` uint8 [B, 3, h, w] in one geometry with `answers`.
 
-    `state` is the stream's state after this batch, so that a checkpoint taken now resumes behind it.
+    `state` is the stream's state after this batch, so that a checkpoint taken now resumes behind it. `rng` is
+    for what is drawn for the batch as a whole.
     """
 
     step: int
@@ -54,6 +69,7 @@ class Batch:
     strong: Tensor
     answers: Answers
     state: StreamState
+    rng: np.random.Generator
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,8 +79,19 @@ class _Example:
 
     @property
     def nbytes(self) -> int:
-        maps = (self.mapped.labels, self.mapped.margin, self.mapped.confidence)
+        mapped = self.mapped
+        maps = (mapped.labels, mapped.margin, mapped.confidence, mapped.scores)
         return self.pixels.nbytes + sum(0 if m is None else m.nbytes for m in maps)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How answers are read for the labeller: the queries, and which planes it wants of them."""
+
+    queries: tuple[Query, ...] = (IDENTITY,)
+    surrogate: bool = False
+    scores: bool = False
+    tests: Literal["margin", "confidence"] = "margin"
 
 
 _Shelf = OrderedDict[int, "asyncio.Task[_Example | str]"]
@@ -80,13 +107,14 @@ class Stream:
         view: ViewSettings,
         asker: Asker,
         classmap: ClassMap,
+        reading: Reading,
         state: StreamState,
         *,
         ahead: int,
         memory_bytes: int,
     ) -> None:
         self._paths, self._plan, self._view = paths, plan, view
-        self._asker, self._classmap, self._state = asker, classmap, state
+        self._asker, self._classmap, self._reading, self._state = asker, classmap, reading, state
         self._ahead, self._memory = ahead, memory_bytes
         self._shelf: _Shelf = OrderedDict()
 
@@ -104,8 +132,15 @@ class Stream:
     def _window(self, step: int) -> list[int]:
         start = step * self._plan.batch
         end = min(start + self._plan.batch + self._ahead, self._plan.steps * self._plan.batch)
-        wanted = (self._plan.image_at(position) for position in range(start, end))
+        wanted = (self._image(position) for position in range(start, end) if self._known(position))
         return [image for image in dict.fromkeys(wanted) if image not in self._state.aside]
+
+    def _known(self, position: int) -> bool:
+        return self._plan.known(position, self._state.complete)
+
+    def _image(self, position: int) -> int:
+        rarity = Rarity(self._state.areas) if self._plan.rare and self._state.complete else None
+        return self._plan.image_at(position, rarity)
 
     def _take(self, image: int, readers: asyncio.TaskGroup) -> "asyncio.Task[_Example | str]":
         if image not in self._shelf:
@@ -128,8 +163,11 @@ class Stream:
         """The picture and its mapped answer, or why this image is set aside."""
         try:
             picture = await asyncio.to_thread(read_picture, path)
-            prediction = await self._asker.answer(picture)
-            return _Example(picture.pixels, await asyncio.to_thread(self._classmap.apply, prediction))
+            how = self._reading
+            mapped = await ask_views(
+                self._asker, self._classmap, picture, how.queries, surrogate=how.surrogate, scores=how.scores
+            )
+            return _Example(picture.pixels, mapped)
         except (DataError, ImageRefused) as exc:
             return str(exc)
 
@@ -147,25 +185,28 @@ class Stream:
 
     async def _assemble(self, step: int, readers: asyncio.TaskGroup) -> Batch:
         examples = []
-        for image in self._plan.batch_at(step):
+        for slot in range(self._plan.batch):
+            image = self._image(step * self._plan.batch + slot)
             number, example = await self._usable(image, readers)
             self._count(number, example.mapped)
             examples.append(example)
-        state = StreamState(self._state.statistics, self._state.seen.copy(), dict(self._state.aside))
+        now = self._state
+        state = StreamState(now.statistics, now.seen.copy(), now.areas.copy(), dict(now.aside))
         return await asyncio.to_thread(self._collate, step, examples, state)
 
     def _count(self, image: int, mapped: Mapped) -> None:
         if self._state.seen[image]:
             return
-        margin = np.zeros_like(mapped.labels) if mapped.margin is None else mapped.margin
-        fresh = MarginStatistics.of(mapped.labels, margin, len(self._classmap.names))
-        seen = self._state.seen.copy()
-        seen[image] = True
-        self._state = StreamState(self._state.statistics + fresh, seen, self._state.aside)
+        plane = mapped.margin if self._reading.tests == "margin" else mapped.confidence
+        plane = np.zeros_like(mapped.labels) if plane is None else plane
+        fresh = MarginStatistics.of(mapped.labels, plane, len(self._classmap.names))
+        seen, areas = self._state.seen.copy(), self._state.areas.copy()
+        seen[image], areas[image] = True, fresh.counts
+        self._state = StreamState(self._state.statistics + fresh, seen, areas, self._state.aside)
 
     def _collate(self, step: int, examples: list[_Example], state: StreamState) -> Batch:
         weak, strong = [], []
-        maps: dict[str, list[UInt8]] = {"labels": [], "margin": [], "confidence": []}
+        maps: dict[str, list[UInt8]] = {"labels": [], "margin": [], "confidence": [], "scores": []}
         for slot, example in enumerate(examples):
             rng = self._plan.view_rng(step, slot)
             height, width = example.mapped.labels.shape
@@ -175,12 +216,22 @@ class Stream:
             strong.append(strengthen(clean, self._view, rng).transpose(2, 0, 1))
             for name, planes in maps.items():
                 plane = getattr(example.mapped, name)
-                if plane is not None:
+                if plane is not None and plane.ndim == 2:
                     planes.append(cut(plane, geometry, self._view, smooth=False))
+                elif plane is not None:
+                    each = [cut(p, geometry, self._view, smooth=False) for p in plane]
+                    planes.append(np.stack(each))
         stacked = {name: torch.from_numpy(np.stack(p)) if p else None for name, p in maps.items()}
         labels = stacked["labels"]
         assert labels is not None
-        answers = Answers(labels, stacked["margin"], stacked["confidence"], state.statistics)
+        answers = Answers(
+            labels, stacked["margin"], stacked["confidence"], state.statistics, stacked["scores"]
+        )
         return Batch(
-            step, torch.from_numpy(np.stack(weak)), torch.from_numpy(np.stack(strong)), answers, state
+            step,
+            torch.from_numpy(np.stack(weak)),
+            torch.from_numpy(np.stack(strong)),
+            answers,
+            state,
+            self._plan.step_rng(step),
         )

@@ -13,31 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from corte_protocol import VOID
 from corte_student.checkpoint import StudentSpec, TrainState, save_checkpoint
 from corte_student.errors import Interrupted, TrainingDiverged
-from corte_student.models import resize_logits
-from corte_student.objective import balanced, weighted_cross_entropy
-from corte_student.optim import set_rate
 from corte_student.settings import TrainSettings
+from corte_student.step import Step, StepReport
 from corte_student.stream import Batch
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StepReport:
-    """One step's outcome as tensors: `loss` scalar, `kept` and `answered` int64 [S] pixels per class."""
-
-    loss: Tensor
-    kept: Tensor
-    answered: Tensor
-    rate: float
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """What is told at a log interval: numbers over the steps since the last one."""
+    """What is told at a log interval: numbers over the steps since the last one.
+
+    From `said` on it is what `step.Signals` counts, of the interval's last full step; empty and 0 in a
+    shorter last interval.
+    """
 
     step: int
     loss: float
@@ -45,6 +35,10 @@ class Interval:
     kept_per_class: list[int]
     answered_per_class: list[int]
     rate: float
+    said: list[int]
+    agreed: list[int]
+    ema: list[int]
+    confidence: float
 
 
 class Trainer:
@@ -61,7 +55,8 @@ class Trainer:
         stepped: Callable[[int], None],
     ) -> None:
         self.state, self._settings, self._spec = state, settings, spec
-        self._run, self._device, self._told, self._stepped = run, device, told, stepped
+        self._step = Step(state, settings, device)
+        self._run, self._told, self._stepped = run, told, stepped
         self._stop: int | None = None
         self._stopped = asyncio.Event()
         self._since: list[StepReport] = []
@@ -83,7 +78,7 @@ class Trainer:
     async def _steps(self, queue: "asyncio.Queue[Batch | None]", thread: ThreadPoolExecutor) -> None:
         loop = asyncio.get_running_loop()
         while (batch := await self._next(queue)) is not None:
-            self._since.append(await loop.run_in_executor(thread, self.step, batch))
+            self._since.append(await loop.run_in_executor(thread, self._step, batch))
             done = self.state.step
             self._stepped(done)
             if done % self._settings.log_every == 0 or done == self._settings.steps:
@@ -103,37 +98,6 @@ class Trainer:
             arrival.cancel()
             stopped.cancel()
 
-    def step(self, batch: Batch) -> StepReport:
-        """One optimiser step on `batch`; advances the state."""
-        state, settings = self.state, self._settings
-        progress = batch.step / settings.steps
-        weak, strong = self._on_device(batch.weak), self._on_device(batch.strong)
-        ema_logits = self._ema_logits(weak) if state.labeller.wants_ema(progress) else None
-        answers = batch.answers.to(self._device)
-        targets = state.labeller(answers, ema_logits, progress)
-        weighted = balanced(targets, answers.statistics.counts, settings.class_balance)
-        rate = set_rate(state.optimizer, settings, batch.step)
-        state.student.train()
-        loss = weighted_cross_entropy(state.student(strong), weighted, settings.loss_stride)
-        state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(state.student.parameters(), settings.clip)
-        state.optimizer.step()
-        state.ema.update(state.student, batch.step)
-        state.step, state.stream = batch.step + 1, batch.state
-        classes = state.student.classes
-        kept, answered = _per_class(targets.labels, classes), _per_class(answers.labels, classes)
-        return StepReport(loss.detach(), kept, answered, rate)
-
-    @torch.no_grad()
-    def _ema_logits(self, weak: Tensor) -> Tensor:
-        return resize_logits(self.state.ema.model(weak), (weak.shape[-2], weak.shape[-1]))
-
-    def _on_device(self, pixels: Tensor) -> Tensor:
-        return (
-            pixels.to(self._device, non_blocking=True).float().contiguous(memory_format=torch.channels_last)
-        )
-
     def _tell(self) -> None:
         reports, self._since = self._since, []
         loss = float(torch.stack([r.loss for r in reports]).mean())
@@ -145,19 +109,29 @@ class Trainer:
         kept = torch.stack([r.kept for r in reports]).sum(dim=0).tolist()
         answered = torch.stack([r.answered for r in reports]).sum(dim=0).tolist()
         share = sum(kept) / max(1, sum(answered))
-        self._told(Interval(self.state.step, loss, share, kept, answered, reports[-1].rate))
+        seen = reports[-1].signals
+        self._told(
+            Interval(
+                self.state.step,
+                loss,
+                share,
+                kept,
+                answered,
+                reports[-1].rate,
+                [] if seen is None else seen.said.tolist(),
+                [] if seen is None else seen.agreed.tolist(),
+                [] if seen is None else seen.ema.tolist(),
+                0.0 if seen is None else float(seen.confidence),
+            )
+        )
 
     def _save(self) -> None:
         if self._since:
             self._check_finite()
-        save_checkpoint(self._run, self.state, self._spec)
+        save_checkpoint(self._run, self.state, self._spec, keep_all=self._settings.keep_checkpoints)
 
     def _check_finite(self) -> None:
         if not torch.isfinite(self._since[-1].loss):
             raise TrainingDiverged(
                 f"the loss is not a number at step {self.state.step}; the last checkpoint is intact"
             )
-
-
-def _per_class(labels: Tensor, classes: int) -> Tensor:
-    return torch.bincount(labels.flatten().long(), minlength=VOID + 1)[:classes]

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from pydantic import SecretStr
 
-from corte_protocol import Disclosure, InvalidValue, TeacherInfo
+from corte_protocol import TeacherInfo
 from corte_student.asking import Asker, Tally, ask_info
 from corte_student.checkpoint import StudentSpec, TrainState, latest, restore
 from corte_student.classmap import ClassMap, load_classmap
@@ -29,10 +29,13 @@ from corte_student.ledger import Ledger, default_ledger_path, ensure_outside
 from corte_student.models import build_student
 from corte_student.optim import build_optimizer
 from corte_student.plan import Plan
-from corte_student.pseudo_labels import PseudoLabeller, Refinement, build_labeller
+from corte_student.pseudo_labels import PseudoLabeller, Refinement, Selection, build_labeller
+from corte_student.report.recorded import Recorded
 from corte_student.report.runlog import RunLog
+from corte_student.report.signals import Hears
 from corte_student.settings import TrainSettings, differences
-from corte_student.stream import Batch, Stream, StreamState
+from corte_student.stream import Batch, Reading, Stream, StreamState
+from corte_student.terms import Terms, settle
 from corte_student.trainer import Interval, Trainer
 
 
@@ -64,8 +67,10 @@ class Summary:
 class Observer:
     """Told what happens, as it happens. The default tells nobody."""
 
-    def began(self, info: TeacherInfo, classmap: ClassMap, images: int, offline: bool, step: int) -> None:
-        """Before the first step."""
+    def began(
+        self, info: TeacherInfo, classmap: ClassMap, terms: Terms, images: int, offline: bool, step: int
+    ) -> None:
+        """Before the first question and the first step."""
 
     def stepped(self, step: int, tally: Tally) -> None:
         """After each step: `step` are done."""
@@ -99,43 +104,19 @@ async def train(job: Job, observer: Observer | None = None, endpoint: Endpoint |
     try:
         info, offline = await ask_info(endpoint, ledger, job.url)
         classmap = load_classmap(job.classes, info) if job.classes else ClassMap.identity(info)
-        need = level_to_ask(info, settings)
-        asker = Asker(None if offline else endpoint, ledger, info, need, settings.in_flight)
         state, spec = build(job, classmap, len(paths))
+        terms = settle(info, settings, state.labeller)
+        asker = Asker(None if offline else endpoint, ledger, info, terms.level, settings.in_flight)
         _begin(job, info, classmap, paths)
         if job.resume and latest(job.out) is not None:
             state = restore(job.out, state)
-        observer.began(info, classmap, len(paths), offline, state.step)
-        await _loop(job, state, spec, paths, asker, classmap, observer)
+        observer.began(info, classmap, terms, len(paths), offline, state.step)
+        await _loop(job, state, spec, paths, asker, classmap, terms, observer)
         aside = {str(paths[image].relative_to(job.images)): why for image, why in state.stream.aside.items()}
         return Summary(state.step, asker.tally, aside)
     finally:
         await endpoint.aclose()
         ledger.close()
-
-
-def level_to_ask(info: TeacherInfo, settings: TrainSettings) -> Disclosure:
-    """The level a run asks for: margin where offered, so that one paid answer serves every method.
-
-    Raises SettingsError where the method needs more than the teacher discloses.
-    """
-    offered = info.disclosure
-    if settings.disclosure != "auto":
-        try:
-            asked = Disclosure.parse(settings.disclosure, len(info.classes))
-        except InvalidValue as exc:
-            raise SettingsError(f"disclosure: {exc}") from exc
-        if not offered.allows(asked):
-            raise SettingsError(f"the teacher discloses {offered}, not {asked}: choose at most that")
-    else:
-        margin = Disclosure(2, 8)
-        asked = margin if offered.allows(margin) else offered
-    if settings.method != "naive" and asked.prob_bits == 0:
-        raise SettingsError(
-            f"the teacher discloses labels only and the method {settings.method!r} needs scores: "
-            "use --method naive, or a teacher that discloses confidence or margin"
-        )
-    return asked
 
 
 def build(job: Job, classmap: ClassMap, images: int) -> tuple[TrainState, StudentSpec]:
@@ -161,23 +142,38 @@ def build(job: Job, classmap: ClassMap, images: int) -> tuple[TrainState, Studen
         mean=tuple((student.mean / 255).flatten().tolist()),
         std=tuple((student.std / 255).flatten().tolist()),
     )
-    labeller: PseudoLabeller = build_labeller(
-        settings.method,
-        classes,
-        refinement=Refinement(
-            settings.refine_from, settings.refine_decay, settings.refine_all_before, settings.refine_agreed
-        ),
-        least=settings.threshold,
-    )
+    labeller = labeller_of(settings, classes)
     state = TrainState(
         step=0,
         student=student,
-        ema=Ema(student, settings.steps),
+        ema=Ema(student, settings.steps, settings.ema_span),
         optimizer=build_optimizer(student, settings),
         labeller=labeller,
         stream=StreamState.fresh(classes, images),
     )
     return state, spec
+
+
+def labeller_of(settings: TrainSettings, classes: int) -> PseudoLabeller:
+    """A fresh labeller as the settings describe it. Raises SettingsError."""
+    kind = settings.threshold_kind
+    value = settings.threshold_quantile if kind == "quantile" else settings.threshold
+    return build_labeller(
+        settings.method,
+        classes,
+        selection=Selection(kind, value, settings.threshold_scope),
+        refinement=Refinement(
+            settings.refine,
+            settings.refine_from,
+            settings.refine_decay,
+            settings.refine_all_before,
+            settings.refine_agreed,
+            settings.refine_power,
+            settings.rank_weights,
+        ),
+        least=settings.threshold,
+        seed=settings.seed,
+    )
 
 
 def device_of(settings: TrainSettings) -> torch.device:
@@ -194,10 +190,19 @@ async def _loop(
     paths: list[Path],
     asker: Asker,
     classmap: ClassMap,
+    terms: Terms,
     observer: Observer,
 ) -> None:
     settings = job.settings
-    plan = Plan(len(paths), settings.batch, settings.steps, settings.seed)
+    plan = Plan(
+        len(paths),
+        settings.batch,
+        settings.steps,
+        settings.seed,
+        rare=settings.rare_share,
+        temperature=settings.rare_temperature,
+    )
+    labeller = state.labeller
     view = ViewSettings(
         settings.height,
         settings.width,
@@ -212,6 +217,7 @@ async def _loop(
         view,
         asker,
         classmap,
+        Reading(terms.queries, terms.surrogate, labeller.wants_scores, labeller.tests),
         state.stream,
         ahead=2 * settings.in_flight,
         memory_bytes=settings.memory_mb << 20,
@@ -240,6 +246,7 @@ def _teller(
     """Writes each interval to the log and tells the observer, with the speed since the one before."""
     clock = asyncio.get_running_loop().time
     since, before = clock(), first
+    monitor = Recorded.read(log.path.parent).monitor()  # a resume remembers what the run has seen
 
     def told(interval: Interval) -> None:
         nonlocal since, before
@@ -247,6 +254,7 @@ def _teller(
         speed = (interval.step - before) * settings.batch / max(1e-9, now - since)
         since, before = now, interval.step
         tally = asker.tally
+        warnings = monitor.update(interval)
         log.write(
             {
                 "step": interval.step,
@@ -255,12 +263,20 @@ def _teller(
                 "kept_per_class": interval.kept_per_class,
                 "answered_per_class": interval.answered_per_class,
                 "lr": interval.rate,
+                "said_per_class": interval.said,
+                "agreed_per_class": interval.agreed,
+                "ema_per_class": interval.ema,
+                "ema_confidence": round(interval.confidence, 4),
+                "warnings": [{"code": w.code, "classes": w.classes, "message": w.message} for w in warnings],
                 "images_per_second": round(speed, 2),
                 "sent": tally.sent,
                 "saved": tally.saved,
             }
         )
         observer.interval(interval, tally, speed)
+        if isinstance(observer, Hears):
+            for warning in warnings:
+                observer.warned(warning)
 
     return told
 

@@ -11,14 +11,22 @@ from corte_student.cli.keys import read_key
 URL = Annotated[str, typer.Option(help="Where the teacher answers, for example http://127.0.0.1:8000")]
 IMAGES = Annotated[Path, typer.Option(help="Folder of unlabelled target images, read recursively")]
 OUT = Annotated[Path, typer.Option(help="Run folder: settings, log and checkpoints")]
-RECIPE = Annotated[Path | None, typer.Option(help="TOML file of settings")]
+RECIPE = Annotated[
+    list[str] | None,
+    typer.Option(help="TOML file of settings, or corte, corte-plus; repeatable, later ones win"),
+]
 SET = Annotated[list[str] | None, typer.Option("--set", help="One setting as key=value; repeatable")]
 CLASSES = Annotated[Path | None, typer.Option(help="TOML class map: teacher classes to yours")]
 ENCODER = Annotated[str | None, typer.Option(help="timm name of the student's encoder")]
 WEIGHTS = Annotated[Path | None, typer.Option(help="Folder of the encoder's config.json, model.safetensors")]
 STEPS = Annotated[int | None, typer.Option(help="Training steps")]
 SEED = Annotated[int | None, typer.Option(help="Decides weights, order and views")]
-METHOD = Annotated[str | None, typer.Option(help="corte, naive, threshold or soft")]
+METHOD = Annotated[
+    str | None,
+    typer.Option(
+        help="corte, naive, threshold, class-mean, random, soft, distil, dine, or package.module:factory"
+    ),
+]
 LEDGER = Annotated[Path | None, typer.Option(help="Where answers are kept; default: one per user")]
 RESUME = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out")]
 KEY_FILE = Annotated[Path | None, typer.Option(help="File that holds the key; else CORTE_TEACHER_KEY")]
@@ -43,14 +51,15 @@ def train(
     insecure_http: INSECURE = False,
 ) -> None:
     """Train a lightweight student from the teacher's predictions on your images."""
-    from corte_student.settings import encoder_of, load_settings, read_toml
+    from corte_student.settings import encoder_of, find_recipe, load_settings, read_toml
 
     if weights is not None and encoder is None:
         encoder = encoder_of(weights)
     flags: dict[str, Any] = {"encoder": encoder, "steps": steps, "seed": seed, "method": method}
-    settings = load_settings(recipe, flags, set_ or [])
-    if classes is None and recipe is not None and "classes" in read_toml(recipe):
-        classes = recipe
+    recipes = [find_recipe(name) for name in recipe or []]
+    settings = load_settings(recipes, flags, set_ or [])
+    if classes is None:
+        classes = next((path for path in reversed(recipes) if "classes" in read_toml(path)), None)
     key = read_key(key_file)  # a missing key file is told before seconds go into importing torch
 
     from corte_student.cli.telling import Told

@@ -1,126 +1,61 @@
-"""Pseudo-labels: which pixels of the teacher's answers to learn from, and what the student's ema adds.
+"""CoRTe's pseudo-labels: selection by relative confidence, refinement by the student's ema.
 
-CoRTe (Cuttano et al., ICCV Workshops 2023, arXiv 2402.13122) names three components. *Relative confidence*:
+CoRTe (Cuttano et al., ICCV Workshops 2023, arXiv 2402.13122) names the components. *Relative confidence*:
 a pixel's score is the margin I between its two best classes, kept where it reaches the mean of I over the
 pixels of the same predicted class. *Refinement*: a moving average of the student revises those labels with
-what was learned on the target. The exact integer arithmetic, the arbitration rule and the warm-up are this
-project's choices.
-
-Legend: B batch, S student classes, h w crop. Margins are integers in units of 1/255.
+what was learned on the target. The exact integer arithmetic, quantile and fixed thresholds, the three rules
+of refinement and the warm-up are this project's choices.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from corte_protocol import VOID, Disclosure
-from corte_student.errors import SettingsError
-from corte_student.statistics import MarginStatistics
+from corte_student.pseudo_labels.base import Answers, Plain, PseudoLabels, in_range, masked, quantised_margin
+from corte_student.statistics import NEVER, MarginStatistics
+
+Rule = Literal["none", "arbitrate", "mix", "product"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Answers:
-    """What the teacher said about a batch, in the student's classes.
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """How large a margin must be: the `mean` of its class (CoRTe's), a `quantile` of its class, or `fixed`.
 
-    `labels` uint8 [B, h, w], VOID where no class; `margin`, `confidence` uint8 [B, h, w] or None where not
-    disclosed; `statistics` over the images planned so far, never over later ones.
+    `value` is the quantile, or the fixed margin, in [0, 1]. Scope `set` counts over the images planned so
+    far, `image` over the same crop alone. Quantile, fixed and scope `image` are this project's choices.
     """
 
-    labels: Tensor
-    margin: Tensor | None
-    confidence: Tensor | None
-    statistics: MarginStatistics
+    kind: Literal["mean", "quantile", "fixed"] = "mean"
+    value: float = 0.5
+    scope: Literal["set", "image"] = "set"
 
-    def to(self, device: torch.device) -> "Answers":
-        """The same on a device."""
-        margin = None if self.margin is None else self.margin.to(device)
-        confidence = None if self.confidence is None else self.confidence.to(device)
-        return Answers(self.labels.to(device), margin, confidence, self.statistics)
+    def kept(self, labels: Tensor, margin: Tensor, statistics: MarginStatistics) -> Tensor:
+        """Where the margin is large enough and the label not void: bool, the shape of both [B, h, w]."""
+        if self.scope == "set":
+            return self._kept(labels, margin, statistics)
+        classes = len(statistics.histogram)
+        each = []
+        for label, plane in zip(labels, margin, strict=True):
+            own = MarginStatistics.of(label.numpy(force=True), plane.numpy(force=True), classes)
+            each.append(self._kept(label, plane, own))
+        return torch.stack(each)
 
+    def _kept(self, labels: Tensor, margin: Tensor, statistics: MarginStatistics) -> Tensor:
+        least = torch.from_numpy(self.least(statistics)).to(margin.device)
+        return (margin.short() >= least[in_range(labels)]) & (labels != VOID)
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PseudoLabels:
-    """`labels` int64 [B, h, w], VOID where nothing is learned; `weights` float [B, h, w], 0 wherever void."""
-
-    labels: Tensor
-    weights: Tensor
-
-
-class PseudoLabeller(Protocol):
-    """Turns answers into targets. One instance serves one run; its state is saved with the checkpoint."""
-
-    needs: Disclosure
-    """The least that the teacher must disclose."""
-
-    def wants_ema(self, progress: float) -> bool:
-        """Whether `ema_logits` are used at this point of the run: they cost a forward pass."""
-        ...
-
-    def __call__(self, answers: Answers, ema_logits: Tensor | None, progress: float) -> PseudoLabels:
-        """Targets for one batch; `ema_logits` float [B, S, h, w]; `progress` of the run in [0, 1]."""
-        ...
-
-    def state(self) -> dict[str, Tensor]:
-        """Everything a resume needs."""
-        ...
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """The inverse of `state`."""
-        ...
-
-
-class Stateless:
-    """What labellers without a memory share."""
-
-    def wants_ema(self, progress: float) -> bool:
-        """Never."""
-        return False
-
-    def state(self) -> dict[str, Tensor]:
-        """Nothing to save."""
-        return {}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Nothing to restore."""
-
-
-class Naive(Stateless):
-    """Every answered pixel, whatever its score: the baseline that any method must beat."""
-
-    needs = Disclosure(1, 0)
-
-    def __call__(self, answers: Answers, ema_logits: Tensor | None, progress: float) -> PseudoLabels:
-        """All labels with weight one."""
-        return masked(answers.labels, torch.ones_like(answers.labels, dtype=torch.bool))
-
-
-class Threshold(Stateless):
-    """Pixels whose absolute confidence reaches one fixed value: the common filter CoRTe argues against."""
-
-    needs = Disclosure(1, 8)
-
-    def __init__(self, least: float) -> None:
-        self.least = round(least * 255)
-
-    def __call__(self, answers: Answers, ema_logits: Tensor | None, progress: float) -> PseudoLabels:
-        """Labels whose confidence is at least the threshold."""
-        assert answers.confidence is not None
-        return masked(answers.labels, answers.confidence >= self.least)
-
-
-class Soft(Stateless):
-    """Every pixel, weighted by its margin: relative confidence as a weight in place of a mask."""
-
-    needs = Disclosure(1, 8)  # from confidence alone the margin has the bound 2 p - 1
-
-    def __call__(self, answers: Answers, ema_logits: Tensor | None, progress: float) -> PseudoLabels:
-        """All labels with weight I / 255."""
-        assert answers.margin is not None
-        void = answers.labels == VOID
-        weights = (answers.margin.float() / 255).masked_fill(void, 0.0)
-        return PseudoLabels(answers.labels.long(), weights)
+    def least(self, statistics: MarginStatistics) -> npt.NDArray[np.int16]:
+        """The smallest margin that is kept per class, int16 [S], never below 1."""
+        if self.kind == "mean":
+            return statistics.least_kept()
+        if self.kind == "quantile":
+            return statistics.quantile(self.value)
+        return statistics.fixed(round(self.value * 255))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,130 +64,157 @@ class Refinement:
 
     `all_before`: until then learn from every answered pixel, so that a student from random weights meets
     all of the picture before it is asked for an opinion; else from relative confidence alone. `agreed`:
-    keep a pixel on which the answer and the ema agree, whatever their margins. `decay` is that of the ema's
-    margin statistics, per step. All of them this project's choices, measured in docs/experiments.md.
+    keep a pixel on which the answer and the ema agree, whatever their margins. `decay` is that of the
+    running margin statistics, per step; `power` the g of `product`. `ranked` weights each kept pixel by the
+    rank of its margin within its class in place of one. Measured in docs/experiments.md.
     """
 
-    start: float
-    decay: float
-    all_before: bool
-    agreed: bool
+    rule: Rule = "arbitrate"
+    start: float = 0.4
+    decay: float = 0.99
+    all_before: bool = True
+    agreed: bool = True
+    power: float = 1.0
+    ranked: bool = False
+
+
+class Running:
+    """Decayed margin statistics of what has no fixed set to count over: the ema's margins."""
+
+    def __init__(self, classes: int, decay: float) -> None:
+        self.histogram = torch.zeros(classes, 256, dtype=torch.float64)
+        self._decay = decay
+
+    def count(self, labels: Tensor, margin: Tensor) -> None:
+        """Add one batch's maps, uint8 [B, h, w]."""
+        fresh = MarginStatistics.of(labels.numpy(force=True), margin.numpy(force=True), len(self.histogram))
+        self.histogram = self.histogram * self._decay + torch.from_numpy(fresh.histogram).double()
+
+    def kept(self, labels: Tensor, margin: Tensor) -> Tensor:
+        """Where a margin is positive and reaches the running mean of its class: bool [B, h, w]."""
+        count = self.histogram.sum(dim=1)
+        total = self.histogram @ torch.arange(256, dtype=torch.float64)
+        # margins are whole numbers, so reaching the mean is reaching the next whole number above it; rounding
+        # must not lift the mean of equal margins above all of them
+        mean = (total / count.clamp(min=1e-12) - 1e-6).ceil()
+        mean = torch.where(count > 0, mean, torch.tensor(NEVER).double())
+        least = mean.clamp(min=1).short().to(margin.device)
+        return margin.short() >= least[labels.long()]
 
 
 class Corte:
-    """Relative confidence, then arbitration between the black box and the student's ema.
+    """Relative confidence, then one of three rules by which black box and ema make the label.
 
-    After the warm-up the same test is run on the ema with its own running statistics. Where only one of
-    the two passes its test, that one is believed; where both pass and differ, the one whose margin ranks
-    higher among the margins of its own class; where none passes, their common label if they agree, else
-    void. A void answer stays void. (Margin over mean would favour weak classes: it can reach 3.0 for a
-    pole and 1.05 for road.)
+    *arbitrate*: the same test is run on the ema with its own running statistics. Where only one of the two
+    passes its test, that one is believed; where both pass and differ, the one whose margin ranks higher
+    among the margins of its own class; where none passes, their common label if they agree, else void.
+    (Margin over mean would favour weak classes: it can reach 3.0 for a pole and 1.05 for road.)
+    *mix*: relative confidence on lam q + (1 - lam) t, lam from 1 to 0.5 over the run. *product*: the same on
+    q t^g, normalised (the form in which ProDA, arXiv 2101.10979, uses prototypes). A void answer stays void.
     """
 
     needs = Disclosure(1, 8)  # from confidence alone the margin has the bound 2 p - 1
+    surrogate = True
+    tests: Literal["margin", "confidence"] = "margin"
 
-    def __init__(self, classes: int, refinement: Refinement) -> None:
-        self._how = refinement
-        self._ema = torch.zeros(classes, 256, dtype=torch.float64)
+    def __init__(self, classes: int, selection: Selection, refinement: Refinement) -> None:
+        self._select, self._how = selection, refinement
+        self._running = Running(classes, refinement.decay)
+        self.wants_scores = refinement.rule in ("mix", "product") and refinement.start < 1.0
 
     def wants_ema(self, progress: float) -> bool:
         """From shortly before the warm-up ends, so that its statistics are there when they are needed."""
-        return self._how.start < 1.0 and progress >= 0.9 * self._how.start
+        refines = self._how.rule != "none" and self._how.start < 1.0
+        return refines and progress >= 0.9 * self._how.start
 
     def __call__(self, answers: Answers, ema_logits: Tensor | None, progress: float) -> PseudoLabels:
-        """Kept and refined labels with weight one."""
-        kept = relative_confidence(answers)
-        refine = ema_logits is not None and progress >= self._how.start
-        if ema_logits is not None:
-            ema_labels, ema_margin = quantised_margin(ema_logits)
-            self._count(ema_labels, ema_margin)
-        if refine:
-            return self._arbitrate(answers, kept, ema_labels, ema_margin)
-        everything = self._how.all_before and self._how.start < 1.0
-        return masked(answers.labels, torch.ones_like(kept) if everything else kept)
-
-    def _count(self, ema_labels: Tensor, ema_margin: Tensor) -> None:
-        labels, margin = ema_labels.numpy(force=True), ema_margin.numpy(force=True)
-        fresh = MarginStatistics.of(labels, margin, len(self._ema))
-        self._ema = self._ema * self._how.decay + torch.from_numpy(fresh.histogram).double()
-
-    def _arbitrate(
-        self, answers: Answers, kept: Tensor, ema_labels: Tensor, ema_margin: Tensor
-    ) -> PseudoLabels:
+        """Kept and refined labels with weight one, or with the rank of their margin."""
         assert answers.margin is not None
-        device = kept.device
-        least, ema_ranks = _thresholds_and_ranks(self._ema)
-        ema_kept = (ema_margin > 0) & (ema_margin.double() >= least.to(device)[ema_labels.long()])
-        ema_kept &= answers.labels != VOID  # what the class map calls void stays void
-        _, ranks = _thresholds_and_ranks(torch.from_numpy(answers.statistics.histogram).double())
-        # void answers index a class that exists; `kept` is false there, so the value is never used
-        safe = answers.labels.long().masked_fill(answers.labels == VOID, 0)
-        rank = ranks.to(device)[safe, answers.margin.long()]
-        ema_rank = ema_ranks.to(device)[ema_labels.long(), ema_margin.long()]
-        agree = ema_labels == answers.labels
-        take_ema = (ema_kept & ~kept) | (ema_kept & kept & ~agree & (ema_rank > rank))
-        keep = kept | ema_kept
-        if self._how.agreed:
-            keep |= agree
-        return masked(torch.where(take_ema, ema_labels, answers.labels), keep)
+        refine = progress >= self._how.start
+        if ema_logits is not None and self.wants_ema(progress):
+            labels, margin = quantised_margin(self._opinion(answers, ema_logits.float(), progress))
+            self._running.count(labels, margin)
+            if refine:
+                return self._refined(answers, labels, margin)
+        waits = self._how.all_before and self._how.rule != "none" and self._how.start < 1.0
+        kept = torch.ones_like(answers.labels, dtype=torch.bool) if waits else self._kept(answers)
+        return self._weighted(answers, masked(answers.labels, kept))
+
+    def _kept(self, answers: Answers) -> Tensor:
+        assert answers.margin is not None
+        return self._select.kept(answers.labels, answers.margin, answers.statistics)
+
+    def _opinion(self, answers: Answers, ema_logits: Tensor, progress: float) -> Tensor:
+        """The probabilities that are judged beside the answers, [B, S, h, w]: t, a mix, or a product."""
+        ema = ema_logits.softmax(dim=1)
+        if self._how.rule == "arbitrate":
+            return ema
+        assert answers.scores is not None
+        said = answers.scores.float()
+        said = said / said.sum(dim=1, keepdim=True).clamp(min=1.0)
+        if self._how.rule == "mix":
+            share = 1.0 - 0.5 * progress
+            return share * said + (1.0 - share) * ema
+        joint = said * ema**self._how.power
+        return joint / joint.sum(dim=1, keepdim=True).clamp(min=1e-12)
+
+    def _refined(self, answers: Answers, labels: Tensor, margin: Tensor) -> PseudoLabels:
+        accepted = self._running.kept(labels, margin) & (answers.labels != VOID)
+        if self._how.rule != "arbitrate":
+            return self._weighted(answers, masked(labels, accepted))
+        kept = self._kept(answers)
+        agree = labels == answers.labels
+        take = accepted & ~kept
+        differ = accepted & kept & ~agree
+        if differ.any():
+            take = take | self._outranked(answers, labels, margin, differ)
+        keep = kept | accepted | agree if self._how.agreed else kept | accepted
+        return self._weighted(answers, masked(torch.where(take, labels, answers.labels), keep))
+
+    def _outranked(self, answers: Answers, labels: Tensor, margin: Tensor, where: Tensor) -> Tensor:
+        """Of the pixels `where` both pass and differ, those at which the ema's margin ranks higher."""
+        assert answers.margin is not None
+        said = ranks(torch.from_numpy(answers.statistics.histogram).double()).to(margin.device)
+        own = ranks(self._running.histogram).to(margin.device)
+        answer_rank = said[answers.labels[where].long(), answers.margin[where].long()]
+        won = torch.zeros_like(where)
+        won[where] = own[labels[where].long(), margin[where].long()] > answer_rank
+        return won
+
+    def _weighted(self, answers: Answers, targets: PseudoLabels) -> PseudoLabels:
+        if not self._how.ranked:
+            return targets
+        assert answers.margin is not None
+        table = ranks(torch.from_numpy(answers.statistics.histogram).double()).float()
+        rank = table.to(targets.weights.device)[in_range(answers.labels), answers.margin.long()]
+        # where the ema has the word the answer's rank says nothing
+        changed = targets.labels != answers.labels.long()
+        return PseudoLabels(targets.labels, targets.weights * torch.where(changed, 0.5, rank))
 
     def state(self) -> dict[str, Tensor]:
-        """The ema's decayed margin histogram."""
-        return {"ema_histogram": self._ema.clone()}
+        """The running margin histogram."""
+        return {"ema_histogram": self._running.histogram.clone()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """The inverse of `state`."""
-        self._ema = state["ema_histogram"].clone()
+        self._running.histogram = state["ema_histogram"].clone()
 
 
-def relative_confidence(answers: Answers) -> Tensor:
-    """Where I > 0 and I reaches the mean of its predicted class: bool [B, h, w].
+class Soft(Plain):
+    """Every pixel, weighted by its margin: relative confidence as a weight in place of a mask."""
 
-    CoRTe's selection by relative confidence. "Reaches" in place of "exceeds", so that a saturated class or
-    one of a single pixel does not starve, is this project's choice.
-    """
-    assert answers.margin is not None
-    least = torch.from_numpy(answers.statistics.least_kept()).to(answers.margin.device)
-    void = answers.labels == VOID
-    needed = least[answers.labels.long().masked_fill(void, 0)]
-    return (answers.margin.short() >= needed) & ~void
+    needs = Disclosure(1, 8)
+    surrogate = True
 
-
-def quantised_margin(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Labels and margins of logits [B, S, h, w] on the wire's grid, uint8 [B, h, w]; ties to the lower id."""
-    scores = logits.float().softmax(dim=1)
-    best, labels = scores.max(dim=1)
-    second = scores.scatter(1, labels[:, None], -1.0).amax(dim=1)
-    margin = (best * 255).floor() - (second * 255).floor()
-    return labels.to(torch.uint8), margin.to(torch.uint8)
+    def __call__(self, answers: Answers, ema_logits: Tensor | None, progress: float) -> PseudoLabels:
+        """All labels with weight I / 255."""
+        assert answers.margin is not None
+        weights = (answers.margin.float() / 255).masked_fill(answers.labels == VOID, 0.0)
+        return PseudoLabels(answers.labels.long(), weights)
 
 
-def masked(labels: Tensor, keep: Tensor) -> PseudoLabels:
-    """Hard targets of weight one where `keep` and not void."""
-    keep = keep & (labels != VOID)
-    return PseudoLabels(labels.long().masked_fill(~keep, VOID), keep.float())
-
-
-def _thresholds_and_ranks(histogram: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean margin per class, float64 [S], infinite for an empty one; share of margins <= I, [S, 256]."""
-    count = histogram.sum(dim=1)
-    total = histogram @ torch.arange(256, dtype=histogram.dtype)
-    mean = torch.where(count > 0, total / count.clamp(min=1e-12), torch.inf)
-    ranks = histogram.cumsum(dim=1) / count.clamp(min=1e-12)[:, None]
-    return mean, ranks
-
-
-METHODS = ("corte", "naive", "threshold", "soft")
-
-
-def build_labeller(method: str, classes: int, *, refinement: Refinement, least: float) -> PseudoLabeller:
-    """The labeller of that name; an unknown name is a SettingsError that lists the choices."""
-    if method == "corte":
-        return Corte(classes, refinement)
-    if method == "naive":
-        return Naive()
-    if method == "threshold":
-        return Threshold(least)
-    if method == "soft":
-        return Soft()
-    raise SettingsError(f"unknown method {method!r}: choose {', '.join(METHODS)}")
+def ranks(histogram: Tensor) -> Tensor:
+    """For each class and margin the share of the class's margins that are not larger, float64 [S, 256]."""
+    below = histogram.cumsum(dim=1)
+    # by its own last column, so that the largest margin ranks exactly 1: that is where ties happen
+    return below / below[:, -1:].clamp(min=1e-12)
