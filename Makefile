@@ -7,7 +7,7 @@ export ORT_DISABLE_TELEMETRY := 1
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.corte-setup
 
-.PHONY: setup demo test test-all lint bench clean
+.PHONY: setup demo test test-all lint bench bench-accuracy clean
 
 setup: $(STAMP)
 
@@ -34,9 +34,12 @@ test: lint
 test-all: lint
 	$(PYTEST)
 
-# the table of docs/experiments.md: five seeds, resumable, about half an hour on two cores
-bench: setup
-	PYTHONPATH=benchmarks:examples $(BIN)/python -m accuracy.street --work runs/street
+# the tables of docs/experiments.md: a queue of hours, to be killed and started again at will
+BENCH ?= --pairs street,camvid --work runs/bench
+bench-accuracy: setup
+	PYTHONPATH=benchmarks:examples $(BIN)/python -m accuracy.bench $(BENCH)
+
+bench: bench-accuracy
 
 clean:
 	rm -rf $(VENV) demo-out build dist

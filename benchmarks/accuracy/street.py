@@ -1,25 +1,22 @@
 """Street scenes, one seed: the black box, naive transfer, CoRTe and target-only on held-out target images.
 
-    python -m accuracy.street --seeds 0,1,2,3,4 --out results
+What `examples/demo.py` runs; the table of many seeds is `accuracy.bench`.
 
 Every row shares scenes, initialisation, views, steps and the weights that are scored (the ema's, at the last
 step); only the labels differ. The service is the real one, on a socket. Target images come from the split
 `train`, scores from `report`, whose scenes and assets no training has seen.
 """
 
-import argparse
 import asyncio
 import json
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from accuracy.service import serving
 from accuracy.truth import TruthEndpoint, write_classmap
 from corte_protocol import Disclosure
 from corte_student.asking import Asker, ask_info
@@ -78,19 +75,8 @@ class Scenes:
 @contextmanager
 def street_teacher(disclosure: str = "margin") -> Iterator[str]:
     """`corte-teacher serve` on the embedded model, on a free port of loopback; yields its URL."""
-    command = [sys.executable, "-m", "corte_teacher", "serve", "--open", "--port", "0"]
-    process = subprocess.Popen([*command, "--disclosure", disclosure], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        for line in process.stdout:
-            if "listening on " in line:
-                yield line.split("listening on ")[1].split()[0]
-                return
-        raise RuntimeError("the teacher did not start")
-    finally:
-        process.terminate()
-        process.wait(20)
-        process.stdout.close()
+    with serving(("--disclosure", disclosure)) as url:
+        yield url
 
 
 def settings_for(method: str, seed: int, steps: int | None, assignments: list[str]) -> TrainSettings:
@@ -198,48 +184,3 @@ def _row(
         requests,
         round(seconds, 1),
     )
-
-
-def _records(rows: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in rows.read_text().splitlines()] if rows.exists() else []
-
-
-def main() -> None:
-    """Run the seeds and write their rows as JSON lines; rows that are there already are not run again."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", default="0,1,2,3,4")
-    parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--steps", type=int, default=None)
-    parser.add_argument("--set", action="append", default=[], dest="assignments")
-    parser.add_argument("--work", type=Path, default=Path("runs/street"))
-    parser.add_argument("--rows", type=Path, default=Path("runs/street/rows.jsonl"))
-    flags = parser.parse_args()
-
-    def told(row: Row) -> None:
-        record: dict[str, Any] = asdict(row) | {"settings": flags.assignments, "steps": flags.steps}
-        with flags.rows.open("a") as rows:
-            rows.write(json.dumps(record) + "\n")
-        print(
-            f"seed {row.seed}  {row.method:12s} mIoU {100 * row.miou:5.1f}  {row.seconds:6.1f} s", flush=True
-        )
-
-    flags.work.mkdir(parents=True, exist_ok=True)
-    done = {(row["method"], row["seed"]) for row in _records(flags.rows)}
-    with street_teacher() as url:
-        for seed in (int(s) for s in flags.seeds.split(",")):
-            missing = tuple(m for m in flags.methods.split(",") if (m, seed) not in done)
-            if not missing:
-                continue
-            run_seed(
-                seed,
-                flags.work,
-                url,
-                methods=missing,
-                steps=flags.steps,
-                assignments=flags.assignments,
-                told=told,
-            )
-
-
-if __name__ == "__main__":
-    main()
