@@ -78,6 +78,18 @@ def test_nothing_done_is_no_division_by_zero() -> None:
     assert stream.getvalue() == "predict 0/0 in 0:00\n"
 
 
+def test_a_note_is_a_line_of_its_own_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole and unwrapped on a terminal as in a file, whatever it holds, and without waiting for the next."""
+    monkeypatch.setenv("TERM", "xterm")
+    line = f"warning: [road] is lost{' really' * 30}"
+    terminal, file = Terminal(), io.StringIO()
+    for stream in (terminal, file):
+        with Progress(2, "train", stream=stream, clock=Clock()) as progress:
+            progress.note(line)
+            assert line in stream.getvalue()
+    assert file.getvalue().splitlines()[0] == line
+
+
 def test_a_terminal_gets_bars_and_a_file_never_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     """FORCE_COLOR, which CI sets, does not turn a log file into a terminal."""
     monkeypatch.setenv("TERM", "xterm")

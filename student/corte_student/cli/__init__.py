@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from corte_protocol import CorteError
 from corte_student.cli.evaluate import evaluate
+from corte_student.cli.explain import explain
 from corte_student.cli.inspect import inspect
 from corte_student.cli.predict import predict
 from corte_student.cli.train import train
@@ -84,5 +85,5 @@ def _main(
     logging.getLogger("timm").setLevel(logging.ERROR)
 
 
-for _verb in (train, evaluate, predict, inspect):
+for _verb in (train, evaluate, predict, inspect, explain):
     app.command()(_verb)

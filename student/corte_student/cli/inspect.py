@@ -1,15 +1,21 @@
-"""`corte-student inspect`: what a teacher offers, before anything is asked of it."""
+"""`corte-student inspect`: what a teacher offers before anything is asked; how a run goes, without labels."""
 
 import asyncio
 import json
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from corte_protocol import Disclosure, TeacherInfo
-from corte_student.cli.access import DeadlineS, InsecureHttp, KeyFile, TeacherUrl, reached
+from corte_student.cli.access import DeadlineS, InsecureHttp, KeyFile, reached
 from corte_student.cli.keys import read_key
+from corte_student.errors import DataError, SettingsError
+
+if TYPE_CHECKING:  # loaded inside the functions: --help must stay quick
+    from corte_student.report.overview import Overview, Value
+    from corte_student.report.recorded import Recorded
 
 # the `needs` of corte_student.pseudo_labels, which loads torch; a test keeps the two alike
 _METHODS = {
@@ -17,17 +23,37 @@ _METHODS = {
     "threshold": Disclosure(1, 8),
     "soft": Disclosure(1, 8),
     "corte": Disclosure(1, 8),
+    "class-mean": Disclosure(1, 8),
+    "random": Disclosure(1, 8),
+    "distil": Disclosure(1, 8),
+    "dine": Disclosure(1, 8),
 }
 
 
 def inspect(
-    teacher_url: TeacherUrl,
+    run: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="Run folder of `train`; or give --teacher-url.")
+    ] = None,
+    teacher_url: Annotated[
+        str | None, typer.Option("--teacher-url", help="Where the teacher listens, http(s)://HOST:PORT.")
+    ] = None,
     key_file: KeyFile = None,
     insecure_http: InsecureHttp = False,
     deadline: DeadlineS = 20.0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="Draw a RUN's signals over its steps to this PNG file.")
+    ] = None,
 ) -> None:
-    """Show what the teacher at a URL offers: classes, disclosure, limits."""
+    """Show what the teacher at a URL offers; or how a RUN goes, in signals that need no labels."""
+    if (run is None) == (teacher_url is None):
+        raise SettingsError("give either a RUN folder or --teacher-url, whichever is to be inspected")
+    if run is not None:
+        _inspect_run(run, picture, as_json=as_json)
+        return
+    if picture is not None:
+        raise SettingsError("--picture draws a RUN: give its folder in place of --teacher-url")
+    assert teacher_url is not None
     info = asyncio.run(_ask(teacher_url, key_file, insecure_http, deadline))
     if as_json:
         from corte_protocol import encode_info
@@ -94,3 +120,83 @@ def _show(info: TeacherInfo) -> None:
     console = Console(file=sys.stdout)
     console.print(facts)
     console.print(classes)
+
+
+def _inspect_run(run: Path, picture: Path | None, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from corte_student.report.overview import overview
+    from corte_student.report.recorded import Recorded
+    from corte_student.report.signals import WINDOW
+
+    recorded = Recorded.read(run)
+    found = overview(recorded)
+    if found is None:
+        raise DataError(
+            f"{run} has logged signals of fewer than {WINDOW} intervals: wait for more of them, or log more "
+            "often with --set log_every=N"
+        )
+    if as_json:
+        typer.echo(json.dumps(asdict(found)))
+    else:
+        _show_run(run, found)
+    if picture is not None:
+        _draw(run, recorded, picture)
+        typer.echo(f"curves in {picture}", err=True)
+
+
+def _draw(run: Path, recorded: "Recorded", picture: Path) -> None:
+    from corte_student.checkpoint import load_student  # loads torch: only the checkpoint knows the colours
+    from corte_student.report.curves import save_curves
+
+    _, spec = load_student(run)
+    try:
+        save_curves(picture, recorded, spec.colors)
+    except OSError as exc:
+        raise DataError(f"cannot write {picture}: {exc.strerror or exc}") from exc
+
+
+def _show_run(run: Path, found: "Overview") -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from corte_student.report.signals import WINDOW
+
+    table = Table(box=None, padding=(0, 1))
+    table.add_column("class")
+    for column in ("answers %", "ema %", "", "kept %", "", "agree %", ""):
+        table.add_column(column, justify="right", no_wrap=True)
+    for one in found.classes:
+        table.add_row(
+            Text(one.name), _now(one.answers), *_both(one.ema), *_both(one.kept), *_both(one.agreement)
+        )
+    table.add_section()
+    table.add_row("all", "", "", "", *_both(found.kept), *_both(found.agreement), style="bold")
+    console = Console(file=sys.stdout)
+    title = f"{run}: step {found.step} of {found.steps}, mean of {WINDOW} intervals"
+    console.print(Text(title, style="bold"), soft_wrap=True)
+    console.print(table)
+    console.print(Text("confidence of the ema: {} % {}".format(*_both(found.confidence))), soft_wrap=True)
+    began = (
+        "the end of the warm-up"
+        if found.refines_at is None
+        else f"refinement began (step {found.refines_at})"
+    )
+    told = f"+ and -: points since step {found.since}, before {began}"
+    if found.refines_at is not None and found.step < found.refines_at:
+        told = f"+ and -: points since step {found.since}; refinement begins at step {found.refines_at}"
+    console.print(Text(told, style="dim"), soft_wrap=True)
+    for warning in found.standing:
+        line = f"warning since step {warning.step}: {warning.message}"
+        console.print(Text(line, style="yellow"), soft_wrap=True)
+    if not found.standing:
+        console.print(Text("no warning stands"))
+
+
+def _both(value: "Value") -> tuple[str, str]:
+    return _now(value), "" if value.drift is None else f"{100 * value.drift:+.1f}"
+
+
+def _now(value: "Value") -> str:
+    return "none" if value.now is None else f"{100 * value.now:.1f}"

@@ -13,7 +13,10 @@ from corte_protocol import VOID, TeacherInfo
 from corte_student.asking import Tally
 from corte_student.classmap import ClassMap
 from corte_student.report.progress import Progress
+from corte_student.report.recorded import Recorded
+from corte_student.report.signals import RunWarning
 from corte_student.settings import TrainSettings
+from corte_student.terms import Terms
 from corte_student.trainer import Interval
 from corte_student.training import Observer, Summary
 
@@ -35,10 +38,13 @@ class Told(Observer):
         if self._progress is not None:
             self._progress.__exit__(kind, value, trace)
 
-    def began(self, info: TeacherInfo, classmap: ClassMap, images: int, offline: bool, step: int) -> None:
-        """The teacher, the census, and the start of the bar."""
+    def began(
+        self, info: TeacherInfo, classmap: ClassMap, terms: Terms, images: int, offline: bool, step: int
+    ) -> None:
+        """The teacher, what will be asked of it, the census, and the start of the bar."""
         where = "offline: answers from the ledger only" if offline else f"discloses {info.disclosure}"
         self._console.print(f"teacher {info.teacher}, revision {info.revision}, {where}", highlight=False)
+        self._console.print(terms.cost(images), highlight=False, soft_wrap=True)
         self._console.print(
             f"{images} images, method {self._settings.method}, encoder {self._settings.encoder}, "
             f"{self._settings.steps} steps of {self._settings.batch}, seed {self._settings.seed}",
@@ -58,8 +64,15 @@ class Told(Observer):
     def interval(self, interval: Interval, tally: Tally, per_second: float) -> None:
         """Fresh numbers beside the bar."""
         if self._progress is not None:
-            kept = f"{100 * interval.kept_share:.0f} %"
-            self._progress.update(interval.step, loss=f"{interval.loss:.3f}", kept=kept)
+            facts = {"loss": f"{interval.loss:.3f}", "kept": f"{100 * interval.kept_share:.0f} %"}
+            if said := sum(interval.said):
+                facts["agree"] = f"{100 * sum(interval.agreed) / said:.0f} %"
+            self._progress.update(interval.step, **facts)
+
+    def warned(self, warning: RunWarning) -> None:
+        """A line of its own, above the bar where there is one."""
+        if self._progress is not None:
+            self._progress.note(f"warning at step {warning.step}: {warning.message}")
 
     def finish(self, summary: Summary, out: Path) -> None:
         """Close the bar and say what came of it."""
@@ -70,6 +83,10 @@ class Told(Observer):
             highlight=False,
             soft_wrap=True,
         )
+        for warning in Recorded.read(out).monitor().standing():
+            self._console.print(
+                f"warning since step {warning.step}: {warning.message}", highlight=False, soft_wrap=True
+            )
         for name, why in summary.aside.items():
             self._console.print(f"set aside: {name}: {why}", highlight=False, soft_wrap=True)
         self._console.print(

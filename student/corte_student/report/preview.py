@@ -11,13 +11,25 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from corte_protocol import VOID
+from corte_student.report.drawing import (
+    FAINT,
+    INK,
+    MARGIN,
+    PAPER,
+    SWATCH,
+    TEXT_SIZE,
+    TITLE_SIZE,
+    Rgb,
+    fitted,
+    font,
+    legend,
+)
 
 UInt8 = npt.NDArray[np.uint8]
 Bool = npt.NDArray[np.bool_]
-Rgb = tuple[int, int, int]
 
 COLUMNS = ("image", "teacher", "kept", "student", "truth")
 _TITLES = {
@@ -28,14 +40,10 @@ _TITLES = {
     "truth": "Truth",
 }
 _CELL = 320  # wide enough to read a caption, five of them fit a screen
-_GAP, _MARGIN = 10, 24
-_TITLE_SIZE, _TEXT_SIZE = 20, 16
-_INK, _FAINT, _PAPER = (32, 33, 36), (95, 99, 104), (255, 255, 255)
+_GAP = 10
 _VOID_COLOR = (0, 0, 0)
 _HATCH = ((224, 224, 224), (150, 150, 150))
 _HATCH_PERIOD = 8
-
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,17 +68,17 @@ def panel(rows: Sequence[PreviewRow], names: Sequence[str], colors: Sequence[Rgb
     columns = [column for column in COLUMNS if any(_has(row, column) for row in rows)]
     heights = [round(_CELL * row.image.shape[0] / row.image.shape[1]) for row in rows]
     captioned = any(row.captions for row in rows)
-    caption = _TEXT_SIZE + 10 if captioned else 0
-    width = 2 * _MARGIN + len(columns) * _CELL + (len(columns) - 1) * _GAP
-    title_font, font = ImageFont.load_default(size=_TITLE_SIZE), ImageFont.load_default(size=_TEXT_SIZE)
-    legend = _legend(names, colors, width - 2 * _MARGIN, font, hatched="kept" in columns)
-    top = _MARGIN + _TITLE_SIZE + 12
-    height = top + sum(h + caption + _GAP for h in heights) + legend.height + _MARGIN
-    sheet = Image.new("RGB", (width, height), _PAPER)
+    caption = TEXT_SIZE + 10 if captioned else 0
+    width = 2 * MARGIN + len(columns) * _CELL + (len(columns) - 1) * _GAP
+    title_face, face = font(TITLE_SIZE), font(TEXT_SIZE)
+    key = legend(_entries(names, colors, hatched="kept" in columns), width - 2 * MARGIN)
+    top = MARGIN + TITLE_SIZE + 12
+    height = top + sum(h + caption + _GAP for h in heights) + key.height + MARGIN
+    sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
-    lefts = [_MARGIN + i * (_CELL + _GAP) for i in range(len(columns))]
+    lefts = [MARGIN + i * (_CELL + _GAP) for i in range(len(columns))]
     for left, column in zip(lefts, columns, strict=True):
-        draw.text((left, _MARGIN), _TITLES[column], _INK, title_font)
+        draw.text((left, MARGIN), _TITLES[column], INK, title_face)
     for row, cell_height in zip(rows, heights, strict=True):
         for left, column in zip(lefts, columns, strict=True):
             if _has(row, column):
@@ -78,9 +86,9 @@ def panel(rows: Sequence[PreviewRow], names: Sequence[str], colors: Sequence[Rgb
             else:
                 draw.rectangle((left, top, left + _CELL - 1, top + cell_height - 1), outline=_HATCH[0])
             if text := row.captions.get(column):
-                draw.text((left, top + cell_height + 4), _fitted(text, font, _CELL), _FAINT, font)
+                draw.text((left, top + cell_height + 4), fitted(text, face, _CELL), FAINT, face)
         top += cell_height + caption + _GAP
-    sheet.paste(legend, (_MARGIN, top))
+    sheet.paste(key, (MARGIN, top))
     return sheet
 
 
@@ -107,14 +115,15 @@ def _cell(row: PreviewRow, column: str, colors: Sequence[Rgb], size: tuple[int, 
         return Image.fromarray(row.image).resize(size, Image.Resampling.LANCZOS)
     labels = {"teacher": row.teacher, "kept": row.teacher, "student": row.student, "truth": row.truth}[column]
     assert labels is not None
-    painted = _painted(labels, colors, size)
+    cell = painted(labels, colors, size)
     if column != "kept" or row.kept_mask is None:
-        return Image.fromarray(painted)
+        return Image.fromarray(cell)
     kept = np.asarray(Image.fromarray(row.kept_mask.astype(np.uint8)).resize(size, Image.Resampling.NEAREST))
-    return Image.fromarray(np.where((kept > 0)[:, :, None], painted, _hatch(size)))
+    return Image.fromarray(np.where((kept > 0)[:, :, None], cell, hatch(size)))
 
 
-def _painted(labels: UInt8, colors: Sequence[Rgb], size: tuple[int, int]) -> UInt8:
+def painted(labels: UInt8, colors: Sequence[Rgb], size: tuple[int, int]) -> UInt8:
+    """Labels [H, W] in their colours at `size` (width, height): uint8 [height, width, 3]."""
     table = np.full((256, 3), _VOID_COLOR, np.uint8)
     table[: len(colors)] = colors
     table[VOID] = _VOID_COLOR
@@ -123,45 +132,18 @@ def _painted(labels: UInt8, colors: Sequence[Rgb], size: tuple[int, int]) -> UIn
     return painted
 
 
-def _hatch(size: tuple[int, int]) -> UInt8:
+def hatch(size: tuple[int, int]) -> UInt8:
     """Diagonal grey stripes: no class looks like that, whatever its colour."""
     width, height = size
     stripe = (np.add.outer(np.arange(height), np.arange(width)) % _HATCH_PERIOD) < _HATCH_PERIOD // 4
     return np.array(_HATCH, np.uint8)[stripe.astype(np.intp)]
 
 
-def _legend(
-    names: Sequence[str], colors: Sequence[Rgb], width: int, font: Font, *, hatched: bool
-) -> Image.Image:
-    """Swatches with names, wrapped to `width`."""
-    swatch, pad, line = 18, 8, 30
-    entries: list[tuple[str, Rgb | None]] = list(zip(names, colors, strict=True))
-    entries.append(("void", _VOID_COLOR))
-    if hatched:
-        entries.append(("not kept", None))
-    places: list[tuple[int, int]] = []
-    x = y = 0
-    for name, _ in entries:
-        needed = swatch + pad + round(font.getlength(name)) + 3 * pad
-        if x and x + needed > width:
-            x, y = 0, y + line
-        places.append((x, y))
-        x += needed
-    picture = Image.new("RGB", (width, y + line), _PAPER)
-    draw = ImageDraw.Draw(picture)
-    for (name, color), (left, top) in zip(entries, places, strict=True):
-        patch = Image.fromarray(_hatch((swatch, swatch))) if color is None else color
-        box = (left, top + 4, left + swatch, top + 4 + swatch)
-        picture.paste(patch, box)
-        draw.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline=_FAINT)
-        draw.text((left + swatch + pad, top + 4 + swatch / 2), name, _INK, font, anchor="lm")
-    return picture
-
-
-def _fitted(text: str, font: Font, width: int) -> str:
-    """`text`, shortened to `width` pixels."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
+def _entries(
+    names: Sequence[str], colors: Sequence[Rgb], *, hatched: bool
+) -> list[tuple[str, Rgb | Image.Image]]:
+    entries: list[tuple[str, Rgb | Image.Image]] = [
+        *zip(names, colors, strict=True),
+        ("void", _VOID_COLOR),
+    ]
+    return [*entries, ("not kept", Image.fromarray(hatch((SWATCH, SWATCH))))] if hatched else entries

@@ -77,6 +77,13 @@ class Progress:
                 f"{self._title} {done}/{self._total}  {self._described(self._speed_facts())}".rstrip()
             )
 
+    def note(self, line: str) -> None:
+        """Say something at once, in a line that stays; a bar moves below it."""
+        if self._bars is not None:
+            self._bars.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        else:
+            self._write(line)
+
     def _make_bars(self) -> Bars | None:
         console = Console(file=self._stream)
         # asked of the stream itself: FORCE_COLOR makes rich take a log file for a terminal

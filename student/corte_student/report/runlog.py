@@ -20,6 +20,12 @@ class RunLog:
             log.write(json.dumps(record) + "\n")
 
 
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """All records of a run, oldest first; none where nothing was logged yet. Raises ValueError."""
+    path = run / "log.jsonl"
+    return [json.loads(line) for line in _lines(path)] if path.exists() else []
+
+
 def _lines(path: Path) -> list[str]:
     """Whole lines only: the last may have been cut by a kill."""
     text = path.read_text()

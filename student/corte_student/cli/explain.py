@@ -1,0 +1,155 @@
+"""`corte-student explain`: a picture of how a run came by its targets, for some images."""
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from corte_student.cli.access import DeadlineS, InsecureHttp, KeyFile, LedgerFile, TeacherUrl, reached
+from corte_student.cli.keys import read_key
+
+if TYPE_CHECKING:  # loaded inside the functions: --help must stay quick
+    from PIL.Image import Image
+    from pydantic import SecretStr
+
+    from corte_student.classmap import ClassMap, Mapped, UInt8
+    from corte_student.data.folder import Picture
+
+
+def explain(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `train`.")],
+    images: Annotated[list[Path], typer.Option("--image", help="An image of the run; repeatable.")],
+    teacher_url: TeacherUrl,
+    out: Annotated[Path, typer.Option("--out", help="The PNG to write.")],
+    steps: Annotated[
+        list[int] | None,
+        typer.Option("--step", help="A kept checkpoint; repeatable. By default up to four, spread evenly."),
+    ] = None,
+    ledger: LedgerFile = None,
+    key_file: KeyFile = None,
+    insecure_http: InsecureHttp = False,
+    deadline: DeadlineS = 120.0,
+) -> None:
+    """Draw the answer, its relative confidence, what is kept, and the targets as they changed in training.
+
+    Targets are shown for every checkpoint that is there: train with --set keep_checkpoints=true.
+    """
+    from corte_student.checkpoint import kept_steps
+    from corte_student.errors import CheckpointError
+    from corte_student.ledger import default_ledger_path
+
+    there = kept_steps(run)
+    chosen = steps or spread(there, 4)
+    if not chosen or set(chosen) - set(there):
+        raise CheckpointError(
+            f"{run} holds checkpoints of the steps {', '.join(map(str, there)) or 'none'}: choose of these"
+        )
+    pictures, classmap, answers = asyncio.run(
+        _answers(
+            run,
+            images,
+            teacher_url,
+            ledger or default_ledger_path(),
+            read_key(key_file),
+            insecure_http,
+            deadline,
+        )
+    )
+    sheet = _drawn(run, chosen, pictures, classmap, answers)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(out, "PNG", optimize=True)
+    typer.echo(f"{out}: {len(images)} images, steps {', '.join(map(str, chosen))}")
+
+
+def spread(steps: list[int], count: int) -> list[int]:
+    """At most `count` of `steps`, evenly spaced, the last one included."""
+    if len(steps) <= count:
+        return steps
+    return [steps[round((i + 1) * len(steps) / count) - 1] for i in range(count)]
+
+
+async def _answers(
+    run: Path,
+    images: list[Path],
+    url: str,
+    ledger_path: Path,
+    key: "SecretStr | None",
+    insecure_http: bool,
+    deadline_s: float,
+) -> tuple[list["Picture"], "ClassMap", list["Mapped"]]:
+    from corte_student.asking import Asker, ask_info
+    from corte_student.data.folder import read_picture
+    from corte_student.explain import read_classmap, read_settings
+    from corte_student.ledger import Ledger
+    from corte_student.terms import settle
+    from corte_student.training import labeller_of
+    from corte_student.views import ask_views
+
+    settings = read_settings(run)
+    async with reached(
+        url, key, insecure_http=insecure_http, deadline_s=deadline_s, connections=1
+    ) as endpoint:
+        ledger = Ledger.open(ledger_path)
+        try:
+            info, offline = await ask_info(endpoint, ledger, url)
+            classmap = read_classmap(run, info)
+            labeller = labeller_of(settings, len(classmap.names))
+            terms = settle(info, settings, labeller)
+            asker = Asker(None if offline else endpoint, ledger, info, terms.level, 1)
+            pictures = [read_picture(path) for path in images]
+            answers = [
+                await ask_views(
+                    asker,
+                    classmap,
+                    picture,
+                    terms.queries,
+                    surrogate=terms.surrogate,
+                    scores=labeller.wants_scores,
+                )
+                for picture in pictures
+            ]
+            return pictures, classmap, answers
+        finally:
+            ledger.close()
+
+
+def _drawn(
+    run: Path,
+    steps: list[int],
+    pictures: list["Picture"],
+    classmap: "ClassMap",
+    answers: list["Mapped"],
+) -> "Image":
+    import numpy as np
+
+    from corte_protocol import VOID
+    from corte_student.checkpoint import load_statistics
+    from corte_student.explain import stage
+    from corte_student.report.stages import Column, stages
+
+    least = load_statistics(run).least_kept()
+    said = [mapped.labels for mapped in answers]
+    columns = [Column("Image", "picture", [p.pixels for p in pictures]), Column("Answer", "labels", said)]
+    margins = [mapped.margin for mapped in answers if mapped.margin is not None]
+    if len(margins) == len(answers):
+        kept = [
+            np.where((labels != VOID) & (margin >= least[np.where(labels == VOID, 0, labels)]), labels, VOID)
+            for labels, margin in zip(said, margins, strict=True)
+        ]
+        columns.append(Column("Relative confidence I", "margin", margins))
+        columns.append(
+            Column("Kept by R2CP", "labels", [k.astype(np.uint8) for k in kept], [_share(k) for k in kept])
+        )
+    for step in steps:
+        made = [stage(run, step, p.pixels, m) for p, m in zip(pictures, answers, strict=True)]
+        captions = [
+            f"{_share(one.targets)}, ema agrees on {100 * np.mean(one.labels == labels):.0f} %"
+            for one, labels in zip(made, said, strict=True)
+        ]
+        columns.append(Column(f"Targets at step {step}", "labels", [one.targets for one in made], captions))
+    return stages(columns, classmap.names, classmap.colors)
+
+
+def _share(labels: "UInt8") -> str:
+    return f"{100 * float((labels != 255).mean()):.0f} % kept"
