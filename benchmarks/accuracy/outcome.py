@@ -24,6 +24,7 @@ from accuracy.tasks import Task, commit, now
 from corte_student.checkpoint import load_student
 from corte_student.data.folder import find_images, read_pixels
 from corte_student.metrics import ABSENT_RULE
+from corte_student.queries import parse_views
 
 
 def head(task: Task, images: dict[str, int]) -> dict[str, Any]:
@@ -74,8 +75,9 @@ def teacher_result(task: Task, data: Data, url: str) -> dict[str, Any]:
     began = time.monotonic()
     task.folder.mkdir(parents=True, exist_ok=True)
     folders = folders_of(task.pair, data)
+    views = task.row.views(task.pair.more)
     scores, tally = score_teacher(
-        url, task.base / "ledger.sqlite", task.pair, [f[1:] for f in folders], task.row.views
+        url, task.base / "ledger.sqlite", task.pair, [f[1:] for f in folders], views
     )
     found = {name: one for (name, _, _), one in zip(folders, scores, strict=True)}
     for name, one in found.items():
@@ -86,12 +88,15 @@ def teacher_result(task: Task, data: Data, url: str) -> dict[str, Any]:
     return _scored(task.pair, found) | {
         "kept": {"share": None},
         "queries": {
-            "images": number, "views": len(task.row.views), "sent": tally.sent, "served": tally.saved
+            "images": number,
+            "views": len(parse_views(views)),
+            "sent": tally.sent,
+            "served": tally.saved,
         },
         "seconds": seconds,
         "sessions": [],
         "cost": asdict(cost),
-    }  # fmt: skip
+    }
 
 
 def _scored(pair: Pair, found: dict[str, Scores]) -> dict[str, Any]:

@@ -41,22 +41,64 @@ class Row:
         """The name of the row's folder."""
         return self.name.replace(" ", "-")
 
-    @property
-    def views(self) -> tuple[str, ...]:
-        """The views of each image that a teacher row is asked about."""
+    def views(self, more: tuple[str, ...]) -> tuple[str, ...]:
+        """The views of each image that a teacher row is asked about; `more` is the pair's set."""
         for assignment in self.overrides:
+            if assignment == MORE:
+                return more
             if assignment.partition("=")[0].strip() == "views":
                 return tuple(tomllib.loads(assignment)["views"])
         return ("identity",)
 
+    def settings(self, more: tuple[str, ...]) -> tuple[str, ...]:
+        """The overrides with the pair's view set in its place."""
+        listed = ", ".join(f'"{view}"' for view in more)
+        return tuple(f"views=[{listed}]" if text == MORE else text for text in self.overrides)
 
+
+MORE = "views=MORE"
+"""Stands for the pair's own view set, chosen on its development data (`accuracy.views`)."""
+
+_WEAK = ("jitter=0.0", "blur=0.0")
+_PLUS = ("class_mix=0.5",)
+_LABELS = ("disclosure=labels",)
+
+# one line each, in the order of the tables; "multi" asks the pair's view set
 ROWS: tuple[Row, ...] = (
     Row("black box", "the hidden model itself", "teacher"),
     Row("black box + flip", "its mean over image and mirror", "teacher", "", ('views=["identity", "flip"]',)),
-    Row("naive", "arg-max, every pixel", "student", "naive"),
-    Row("threshold", "one fixed absolute threshold", "student", "threshold"),
+    Row("black box multi", "its mean over the pair's view set", "teacher", "", (MORE,)),
+    Row(
+        "naive plain",
+        "arg-max, every pixel, weak views, no ema",
+        "student",
+        "naive",
+        (*_WEAK, "ema_span=1e-9"),
+    ),
+    Row("naive", "the same with strong views, ema scored", "student", "naive"),
+    Row("naive multi", "naive at the view set's queries", "student", "naive", (MORE,)),
+    Row("naive + mix", "naive with class mixing", "student", "naive", _PLUS),
+    Row("threshold", "one fixed absolute threshold, 0.9", "student", "threshold"),
+    Row("class-mean", "absolute confidence, mean of each class", "student", "class-mean"),
+    Row("random", "random pixels, R2CP's share of each class", "student", "random"),
     Row("soft", "every pixel, weighted by its margin", "student", "soft"),
-    Row("corte", "the default recipe", "student", "corte"),
+    Row("distil", "soft distillation", "student", "distil"),
+    Row("dine", "DINE-style", "student", "dine"),
+    Row("r2cp", "R2CP alone, weak views", "student", "corte", (*_WEAK, "refine=none")),
+    Row("r2cp + refine", "and refinement", "student", "corte", _WEAK),
+    Row("corte", "and consistency: CoRTe", "student", "corte"),
+    Row("corte mix", "CoRTe, refinement by mix", "student", "corte", ("refine=mix",)),
+    Row("corte product", "CoRTe, refinement by product", "student", "corte", ("refine=product",)),
+    Row("corte-plus", "CoRTe and class mixing", "student", "corte", _PLUS),
+    Row("corte-plus multi", "the same, several views", "student", "corte", (*_PLUS, MORE)),
+    Row(
+        "labels",
+        "corte-plus from labels, one query",
+        "student",
+        "corte",
+        (*_PLUS, *_LABELS, 'views=["identity"]'),
+    ),
+    Row("labels multi", "the same, several views", "student", "corte", (*_PLUS, *_LABELS, MORE)),
     Row("target-only", "true labels: the upper bound of this budget", "truth", "naive"),
 )
 
@@ -86,9 +128,9 @@ class Pair:
 
     `block`: consecutive frames of a sequence that the bootstrap keeps together, at least. `fixed`: every
     seed is scored on the same images, so the bootstrap draws the same blocks for all seeds. `sequences`:
-    the train images are scored too, by sequence. `serve` are flags of `corte-teacher serve`. `data` finds
-    or makes the images of a seed, below a folder of the pair's own. `needs` must exist. `sizes`: how many
-    images train and report have, where that is a choice.
+    the train images are scored too, by sequence. `more` is the view set of rows that ask several. `serve`
+    are flags of `corte-teacher serve`. `data` finds or makes the images of a seed, below a folder of the
+    pair's own. `needs` must exist. `sizes`: how many images train and report have, where that is a choice.
     """
 
     name: str
@@ -100,6 +142,7 @@ class Pair:
     seeds: tuple[int, ...]
     layout: str
     serve: tuple[str, ...]
+    more: tuple[str, ...]
     data: Callable[[Path, int], Data]
     classmap: Path | None = None
     weights: Path | None = None
@@ -140,6 +183,7 @@ def street(train_images: int = TRAIN_IMAGES, report_images: int = REPORT_IMAGES)
         seeds=(0, 1, 2, 3, 4),
         layout="plain",
         serve=("--backend", "street"),
+        more=("identity", "flip"),
         data=partial(_street_data, sizes=(train_images, report_images)),
         overrides=("checkpoint_every=200",),  # a killed queue loses less than a minute
         sizes=(train_images, report_images),
@@ -167,10 +211,10 @@ def camvid() -> Pair:
         seeds=(0, 1, 2),
         layout="camvid",
         serve=("--backend", "onnx", "--model", str(model), "--card", str(card)),
+        more=("columns:2",),
         data=partial(_camvid_data, source=files / "camvid"),
         classmap=recipe,
         weights=weights,
-        overrides=("steps=3600", "loss_stride=2"),
         fixed=True,
         sequences=True,
         needs=(model, weights, files / "camvid" / "val"),

@@ -58,7 +58,7 @@ class Task:
     @property
     def settings(self) -> TrainSettings:
         """What a student of this job trains with. Raises SettingsError."""
-        assignments = [*self.pair.overrides, *self.row.overrides, *self.extra]
+        assignments = [*self.pair.overrides, *self.row.settings(self.pair.more), *self.extra]
         flags: dict[str, Any] = {"method": self.row.method, "seed": self.seed, **self.pair.encoder()}
         return load_settings(self.pair.recipe, flags, assignments)
 
@@ -66,7 +66,7 @@ class Task:
     def planned(self) -> dict[str, Any]:
         """The settings as they are recorded; a teacher row has but its views and level."""
         if self.row.kind == "teacher":
-            return {"views": list(self.row.views), "disclosure": str(LEVEL)}
+            return {"views": list(self.row.views(self.pair.more)), "disclosure": str(LEVEL)}
         dump: dict[str, Any] = self.settings.model_dump(mode="json")
         return dump
 
