@@ -10,7 +10,7 @@ from PIL import Image
 from corte_student.checkpoint import StudentSpec, TrainState, save_checkpoint
 from corte_student.ema import Ema
 from corte_student.models import Student, build_student
-from corte_student.pseudo_labels import Refinement, build_labeller
+from corte_student.pseudo_labels import Refinement, Selection, build_labeller
 from corte_student.stream import StreamState
 
 CLASSES = ("road", "sky", "car")
@@ -35,7 +35,7 @@ def save_run(run: Path, student: Student, classes: tuple[str, ...] = CLASSES) ->
         ema=Ema(student, 10),
         optimizer=torch.optim.SGD(student.parameters(), lr=0.1),
         labeller=build_labeller(
-            "naive", len(classes), refinement=Refinement(0.1, 0.9, True, True), least=0.5
+            "naive", len(classes), selection=Selection(), refinement=Refinement(), least=0.5, seed=0
         ),
         stream=StreamState.fresh(len(classes), 1),
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from accuracy.compare import Difference, blocks_of, difference, half_width
-from accuracy.rows import ROWS
+from accuracy.rows import ALL
 from accuracy.scoring import Scores
 from accuracy.tasks import write_json
 from corte_student.settings import TrainSettings
@@ -41,7 +41,7 @@ def read(base: Path) -> Rows:
         if record["kind"] != "teacher":  # a setting that is younger than the run stands for its default
             record["settings"] = TrainSettings().model_dump(mode="json") | record["settings"]
         rows.setdefault(record["row"], {})[record["seed"]] = record
-    order = [row.name for row in ROWS if row.name in rows]
+    order = [row.name for row in ALL if row.name in rows]
     order += sorted(rows.keys() - set(order))
     rows = {name: dict(sorted(rows[name].items())) for name in order}
     _check(rows)

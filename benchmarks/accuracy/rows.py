@@ -103,13 +103,48 @@ ROWS: tuple[Row, ...] = (
 )
 
 
+def _varied(name: str, *overrides: str) -> Row:
+    return Row(name, f"corte-plus with {', '.join(overrides)}", "student", "corte", (*_PLUS, *overrides))
+
+
+# what the defaults rest on: corte-plus with one thing changed, for a seed that no table reports
+SENSITIVITY: tuple[Row, ...] = (
+    _varied("quantile 0.3", "threshold_kind=quantile", "threshold_quantile=0.3"),
+    _varied("quantile 0.6", "threshold_kind=quantile", "threshold_quantile=0.6"),
+    _varied("fixed 0.5", "threshold_kind=fixed", "threshold=0.5"),
+    _varied("scope image", "threshold_scope=image"),
+    _varied("ema span 0.01", "ema_span=0.01"),
+    _varied("ema span 0.2", "ema_span=0.2"),
+    _varied("refine from 0.1", "refine_from=0.1"),
+    _varied("refine from 0.7", "refine_from=0.7"),
+    _varied("no warm-up labels", "refine_all_before=false"),
+    _varied("no agreement", "refine_agreed=false"),
+    _varied("class mix 0.25", "class_mix=0.25"),
+    _varied("class mix 1", "class_mix=1.0"),
+    _varied("cut mix 0.5", "class_mix=0.0", "cut_mix=0.5"),
+    _varied("masked 0.5", "mask_share=0.5", "mask_block=32", "mask_ratio=0.3"),
+    _varied("rare 0.5", "rare_share=0.5"),
+    _varied("rank weights", "rank_weights=true"),
+    _varied("loss sce", "loss=sce"),
+    _varied("loss gce", "loss=gce"),
+    _varied("no class balance", "class_balance=0.0"),
+)
+ALL = ROWS + SENSITIVITY
+
+
 def find_rows(names: str) -> list[Row]:
-    """Rows by comma-separated names, in the table's order. Raises KeyError with the choices."""
+    """Rows by comma-separated names, in the table's order; `sensitivity` is all of `SENSITIVITY`.
+
+    Raises KeyError with the choices.
+    """
     wanted = [name.strip() for name in names.split(",")]
-    unknown = [name for name in wanted if all(name not in (row.name, row.slug) for row in ROWS)]
+    if "sensitivity" in wanted:
+        wanted += [row.name for row in SENSITIVITY]
+        wanted.remove("sensitivity")
+    unknown = [name for name in wanted if all(name not in (row.name, row.slug) for row in ALL)]
     if unknown:
-        raise KeyError(f"no row {', '.join(unknown)}; there are {', '.join(row.name for row in ROWS)}")
-    return [row for row in ROWS if row.name in wanted or row.slug in wanted]
+        raise KeyError(f"no row {', '.join(unknown)}; there are {', '.join(row.name for row in ALL)}")
+    return [row for row in ALL if row.name in wanted or row.slug in wanted]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import pytest
 from accuracy import report
 from accuracy.compare import miou
 from accuracy.report import budget, compared, read
-from accuracy.rows import PAIRS, ROWS, find_rows, street
+from accuracy.rows import ALL, PAIRS, find_rows, street
 from accuracy.scoring import Scores, score_teacher
 from accuracy.service import lock
 from accuracy.tasks import Skipped, Task, changed, finished, steps_done, trained
@@ -265,9 +265,9 @@ def test_a_setting_that_did_not_exist_then_stands_for_its_default(queue: Queue) 
 
 def test_every_row_can_be_run() -> None:
     """Names and folders are distinct, settings are legal on both pairs, and views exist."""
-    assert len({row.slug for row in ROWS}) == len(ROWS) == len({row.name for row in ROWS})
+    assert len({row.slug for row in ALL}) == len(ALL) == len({row.name for row in ALL})
     pairs = [pair for pair in (make() for make in PAIRS.values()) if not pair.missing]
-    for row in ROWS:
+    for row in ALL:
         assert find_rows(row.name) == find_rows(row.slug) == [row]
         if row.kind == "teacher":
             assert parse_views(row.views(("columns:2",)))

@@ -1,5 +1,6 @@
 """Margin statistics against plain Python arithmetic."""
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -59,3 +60,42 @@ def test_all_void_counts_nothing(margin: np.ndarray) -> None:
     """An image without a class leaves no trace."""
     labels = np.full((4, 4), VOID, np.uint8)
     assert MarginStatistics.of(labels, margin, 5).histogram.sum() == 0
+
+
+@given(MAPS, st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.1, 0.25, 0.5, 1.0])))
+@settings(max_examples=80, deadline=None)
+def test_a_quantile_is_found_by_sorting(case: tuple[int, int], share: float) -> None:
+    """The ceil(share n)-th smallest of the n margins of a class, at least 1; the smallest for share 0."""
+    classes, seed = case
+    labels, margin = draw_maps(classes, seed)
+    margin = margin if seed % 2 else margin // 64 * 60  # ties, zeros among them
+    least = MarginStatistics.of(labels, margin, classes).quantile(share)
+    for k in range(classes):
+        mine = sorted(int(m) for m, c in zip(margin.flat, labels.flat, strict=True) if c == k)
+        if mine:
+            place = max(1, math.ceil(share * len(mine)))
+            assert least[k] == max(1, mine[place - 1])
+        else:
+            assert least[k] == NEVER
+
+
+@given(MAPS, st.integers(0, 255))
+@settings(max_examples=20, deadline=None)
+def test_a_fixed_threshold_is_the_same_for_all(case: tuple[int, int], margin: int) -> None:
+    """Whatever was seen, classes without a pixel included, and never below 1."""
+    classes, seed = case
+    least = MarginStatistics.of(*draw_maps(classes, seed), classes).fixed(margin)
+    assert least.tolist() == [max(1, margin)] * classes
+
+
+@given(MAPS)
+@settings(max_examples=60, deadline=None)
+def test_the_kept_share_is_counted(case: tuple[int, int]) -> None:
+    """Of each class the share of pixels that are positive and reach their mean; 0 for an empty class."""
+    classes, seed = case
+    labels, margin = draw_maps(classes, seed)
+    share = MarginStatistics.of(labels, margin, classes).kept_share()
+    for k in range(classes):
+        mine = [int(m) for m, c in zip(margin.flat, labels.flat, strict=True) if c == k]
+        kept = [m for m in mine if m > 0 and m * len(mine) >= sum(mine)]
+        assert share[k] == (len(kept) / len(mine) if mine else 0)

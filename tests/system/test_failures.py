@@ -52,13 +52,15 @@ class Refused:
 
 @pytest.fixture(scope="module")
 def paid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Paid]:
-    """A service that asks for a key, and a run over four good images and one truncated JPEG."""
+    """A service that asks for a key, and a run over four good images, a truncated JPEG and one too large."""
     base = tmp_path_factory.mktemp("paid")
     noise(base / "images", *(f"street/{n}.png" for n in range(GOOD)), "street/cut.jpg")
     cut = base / "images/street/cut.jpg"
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    noise(base / "images", "street/large.png", size=(64, 64))
     key = create_key(base / "keys.json", "student")
-    with running_teacher(["--keys", str(base / "keys.json"), "--threads", "1"]) as url:
+    limit = ("--max-pixels", "3000")
+    with running_teacher(["--keys", str(base / "keys.json"), "--threads", "1", *limit]) as url:
         told = corte(*train(url, base / "images", base / "run", base / "ledger.sqlite"), key=key)
         yield Paid(url, key, base / "images", base / "ledger.sqlite", base / "run", told)
 
@@ -118,14 +120,15 @@ def stored(ledger: Path) -> int:
     return answers
 
 
-def test_a_truncated_jpeg_is_set_aside_and_named_at_the_end(paid: Paid) -> None:
-    """The run finishes without it, asks for the good ones only, and says at the end which it left out."""
+def test_images_that_cannot_be_used_are_set_aside_and_named_at_the_end(paid: Paid) -> None:
+    """The run finishes without them, asks for the good ones only, and says at the end which it left out."""
     assert paid.told.returncode == 0, paid.told.stderr
     assert f"requests sent {GOOD}," in paid.told.stderr
     _, done, end = paid.told.stderr.partition("done: 4 steps")
-    (named,) = [text for text in end.splitlines() if text.startswith("set aside: ")]
-    assert done and "street/cut.jpg" in named and "truncated" in named
-    assert "street/cut.jpg" not in paid.told.stderr.removesuffix(end)
+    cut, large = sorted(text for text in end.splitlines() if text.startswith("set aside: "))
+    assert done and "street/cut.jpg" in cut and "truncated" in cut
+    assert "street/large.png" in large and "64 x 64 pixels are above the teacher's limit of 3000" in large
+    assert not any(name in paid.told.stderr.removesuffix(end) for name in ("cut.jpg", "large.png"))
     assert (paid.out / "checkpoints/LATEST").is_file()
     assert stored(paid.ledger) == GOOD
 
