@@ -34,7 +34,14 @@ def trained(teacher: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short run of CoRTe with every checkpoint kept: six steps, one every two."""
     base = tmp_path_factory.mktemp("explain")
     save_images(base / "images", {"a.png": (40, 48), "b.png": (32, 64)})
-    values = ("init=random", "encoder=test_byobnet", "decoder_width=8", "height=32", "width=32", "batch=2")
+    values: tuple[str, ...] = (
+        "init=random",
+        "encoder=test_byobnet",
+        "decoder_width=8",
+        "height=32",
+        "width=32",
+        "batch=2",
+    )
     values = (*values, "steps=6", "checkpoint_every=2", "keep_checkpoints=true", "log_every=2")
     done = corte(
         *("train", "--teacher-url", teacher, "--images", base / "images", "--out", base / "run"),
