@@ -5,7 +5,7 @@ that sequence, not arrival times, decide what a step may know; that makes a resu
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -50,11 +50,16 @@ class Plan:
         return np.random.default_rng([self.seed, 1, step, slot])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Rarity:
     """Pixels of each class in each image's answer, int64 [N, S]; all zero for an image that is set aside."""
 
     areas: npt.NDArray[np.int64]
+
+    @cached_property
+    def _pixels(self) -> npt.NDArray[np.int64]:
+        pixels: npt.NDArray[np.int64] = self.areas.sum(axis=0)
+        return pixels
 
     def draw(self, temperature: float, rng: np.random.Generator) -> int:
         """Draw a class by softmax((1 - f) / T), then an image by the root of its share of that class.
@@ -62,7 +67,7 @@ class Rarity:
         Rare-class sampling (Hoyer et al., "DAFormer", CVPR 2022, arXiv 2111.14887), with f from the
         teacher's answers in place of source labels.
         """
-        pixels = self.areas.sum(axis=0)
+        pixels = self._pixels
         present = np.flatnonzero(pixels)
         if not len(present):
             return int(rng.integers(len(self.areas)))

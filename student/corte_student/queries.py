@@ -98,12 +98,12 @@ def _view(name: str) -> list[Query]:
     if name in ("identity", "flip"):
         return [Query(name, flip=name == "flip")]
     try:
-        if kind == "scale" and not flip and 0.25 <= float(value) <= 2.0:
-            return [Query(name, scale=float(value))]
+        if kind == "scale" and not flip and 0.25 <= float(value) <= 2.0 and float(value) != 1.0:
+            return [Query(f"scale:{float(value):g}", scale=float(f"{float(value):g}"))]
         if kind == "columns" and 2 <= int(value) <= 8:
             parts, mirrored = int(value), "+flip" if flip else ""
             return [
-                Query(f"columns:{value}/{i}{mirrored}", i / (parts + 1), (i + 2) / (parts + 1), flip)
+                Query(f"columns:{parts}/{i}{mirrored}", i / (parts + 1), (i + 2) / (parts + 1), flip)
                 for i in range(parts)
             ]
     except ValueError:

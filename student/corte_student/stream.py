@@ -53,7 +53,7 @@ class StreamState:
     @property
     def complete(self) -> bool:
         """Whether every image was seen or set aside."""
-        return int(self.seen.sum()) + len(self.aside) >= len(self.seen)
+        return all(int(image) in self.aside for image in np.flatnonzero(~self.seen))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,6 +117,7 @@ class Stream:
         self._asker, self._classmap, self._reading, self._state = asker, classmap, reading, state
         self._ahead, self._memory = ahead, memory_bytes
         self._shelf: _Shelf = OrderedDict()
+        self._rarity: Rarity | None = None
 
     async def feed(self, queue: "asyncio.Queue[Batch | None]", first: int) -> None:
         """Put batches `first`.. of the plan into `queue`; ends by itself, so success needs no cancelling."""
@@ -136,11 +137,12 @@ class Stream:
         return [image for image in dict.fromkeys(wanted) if image not in self._state.aside]
 
     def _known(self, position: int) -> bool:
-        return self._plan.known(position, self._state.complete)
+        return not self._plan.rare or self._plan.known(position, self._state.complete)
 
     def _image(self, position: int) -> int:
-        rarity = Rarity(self._state.areas) if self._plan.rare and self._state.complete else None
-        return self._plan.image_at(position, rarity)
+        if self._rarity is None and self._plan.rare and self._state.complete:
+            self._rarity = Rarity(self._state.areas)  # complete: the areas do not change any more
+        return self._plan.image_at(position, self._rarity)
 
     def _take(self, image: int, readers: asyncio.TaskGroup) -> "asyncio.Task[_Example | str]":
         if image not in self._shelf:
@@ -190,8 +192,8 @@ class Stream:
             number, example = await self._usable(image, readers)
             self._count(number, example.mapped)
             examples.append(example)
-        now = self._state
-        state = StreamState(now.statistics, now.seen.copy(), now.areas.copy(), dict(now.aside))
+        now = self._state  # its arrays are never written to: `_count` makes new ones
+        state = StreamState(now.statistics, now.seen, now.areas, dict(now.aside))
         return await asyncio.to_thread(self._collate, step, examples, state)
 
     def _count(self, image: int, mapped: Mapped) -> None:
