@@ -42,7 +42,7 @@ STEPS = 1000  # three runs and all else within six minutes on two cores; the fiv
 ABOUT = {
     "black box": "the hidden source model itself",
     "naive": "student, every answer taken as truth",
-    "corte": "student, CoRTe",
+    "corte-plus": "student, CoRTe with class mixing: the default",
     "target-only": "student, true labels: the upper bound",
 }
 
@@ -124,7 +124,7 @@ def table(rows: Sequence[Row], names: Sequence[str]) -> Table:
 def verdict(rows: Sequence[Row]) -> str:
     """What the numbers of this seed say, win or lose."""
     miou = {row.method: 100 * row.miou for row in rows}
-    box, naive, corte = miou["black box"], miou["naive"], miou["corte"]
+    box, naive, corte = miou["black box"], miou["naive"], miou["corte-plus"]
     return (
         f"CoRTe {corte:.1f}: {corte - box:+.1f} points against the black box, {corte - naive:+.1f} against "
         "naive transfer. One seed is an anecdote: the claim rests on the table of five in "
@@ -175,7 +175,7 @@ def main() -> None:
         console.print(f"teacher at {url}; students know nothing but its answers", highlight=False)
         rows = run_seed(flags.seed, flags.out, url, steps=flags.steps, observer=Bar)
         scenes = Scenes(flags.out / f"seed{flags.seed}" / "train", flags.out / f"seed{flags.seed}" / "report")
-        run = flags.out / f"seed{flags.seed}" / "run-corte"
+        run = flags.out / f"seed{flags.seed}" / "run-corte-plus"
         names = load_student(run)[1].classes
         png = picture(url, scenes, flags.out, run)
     (flags.out / "picture.png").write_bytes(png)

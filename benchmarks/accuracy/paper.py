@@ -39,12 +39,12 @@ from corte_student.errors import SettingsError
 from corte_student.evaluate import score, student_predicts, teacher_predicts
 from corte_student.ledger import Ledger
 from corte_student.metrics import ConfusionMatrix
-from corte_student.settings import TrainSettings, load_settings
+from corte_student.settings import TrainSettings, load_settings, read_toml, shipped_recipes
 from corte_student.trainer import Interval
 from corte_student.training import Job, Observer, device_of, train
 
 RECIPES = Path(__file__).parents[2] / "examples" / "recipes"
-ROWS = ("naive", "corte", "target-only")
+ROWS = ("naive", "corte", "corte-plus", "target-only")
 TARGET, TARGET_IMAGES = "cityscapes", Path("leftImg8bit/train")
 NOWHERE = "http://127.0.0.1:1"  # a truth endpoint takes its place
 Tell = Callable[[str], None]
@@ -180,7 +180,9 @@ def _train_student(paper: Paper, name: str, url: str, tell: Tell) -> Path:
         pairs = find_pairs(paper.target_root, TARGET, "train")
         truth = IndexedTruth(pairs, TARGET, paper.work / "target-index.json")
         classes = write_classmap(paper.work / "target-classes.toml", CLASSES, COLORS)
-    settings = paper.settings.model_copy(update={"method": method})
+    shipped = shipped_recipes()
+    update = read_toml(shipped[name]) if name in shipped else {"method": method}
+    settings = paper.settings.model_copy(update=update)
     job = Job(url, images, out, settings, classes=classes, weights=paper.weights, ledger=ledger, resume=True)
     _train(job, name, truth, tell)
     return out
@@ -239,6 +241,7 @@ def read(flags: argparse.Namespace) -> tuple[Paper, tuple[str, ...]]:
     unknown = [row for row in rows if row not in ROWS]
     if unknown:
         raise SettingsError(f"unknown row {unknown[0]!r}: choose of {', '.join(ROWS)}")
+    plain = shipped_recipes()["corte"]  # rows mix classes only where they say so
     recipe = flags.recipe or RECIPES / f"{flags.source}_cityscapes.toml"
     common = {"seed": flags.seed, "steps": flags.steps}
     source = {"method": "naive", "encoder": flags.encoder} | common
@@ -247,8 +250,8 @@ def read(flags: argparse.Namespace) -> tuple[Paper, tuple[str, ...]]:
         flags.source_root,
         flags.target_root,
         flags.work,
-        load_settings(recipe, common, flags.set),
-        load_settings(recipe, source, flags.set + flags.source_set),
+        load_settings([plain, recipe], common, flags.set),
+        load_settings([plain, recipe], source, flags.set + flags.source_set),
         flags.weights,
         flags.source_weights,
     )

@@ -27,14 +27,14 @@ from corte_student.endpoints import connect
 from corte_student.evaluate import score, student_predicts, teacher_predicts
 from corte_student.ledger import Ledger
 from corte_student.metrics import ConfusionMatrix
-from corte_student.settings import TrainSettings, load_settings
+from corte_student.settings import TrainSettings, load_settings, shipped_recipes
 from corte_student.training import Job, Observer, Summary, train
 from street_scenes.domains import CLASSES, PALETTE, TARGET, Split
 from street_scenes.generate import write
 
 RECIPE = Path(__file__).parents[2] / "examples" / "recipes" / "street.toml"
 TRAIN_IMAGES, REPORT_IMAGES = 1200, 150
-METHODS = ("naive", "corte", "target-only")
+METHODS = ("naive", "corte-plus", "target-only")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +80,11 @@ def street_teacher(disclosure: str = "margin") -> Iterator[str]:
 
 
 def settings_for(method: str, seed: int, steps: int | None, assignments: list[str]) -> TrainSettings:
-    """The street recipe for one row; the methods differ in nothing else."""
-    name = "naive" if method == "target-only" else method
-    return load_settings(RECIPE, {"method": name, "seed": seed, "steps": steps}, assignments)
+    """The street recipe for one row, which may be a shipped recipe; they differ in nothing else."""
+    shipped = shipped_recipes()
+    name = None if method in shipped else "naive" if method == "target-only" else method
+    recipes = [shipped.get(method, shipped["corte"]), RECIPE]
+    return load_settings(recipes, {"method": name, "seed": seed, "steps": steps}, assignments)
 
 
 def train_row(

@@ -23,7 +23,7 @@ from typing import Any
 from accuracy.rows import ROOT, Pair, Row
 from accuracy.scoring import LEVEL
 from corte_student.checkpoint import latest
-from corte_student.settings import TrainSettings, load_settings
+from corte_student.settings import TrainSettings, load_settings, shipped_recipes
 
 
 class Skipped(Exception):
@@ -60,7 +60,9 @@ class Task:
         """What a student of this job trains with. Raises SettingsError."""
         assignments = [*self.pair.overrides, *self.row.settings(self.pair.more), *self.extra]
         flags: dict[str, Any] = {"method": self.row.method, "seed": self.seed, **self.pair.encoder()}
-        return load_settings(self.pair.recipe, flags, assignments)
+        # from the plain recipe on, so that a row has what it names and nothing that became a default
+        recipes = [shipped_recipes()["corte"], self.pair.recipe]
+        return load_settings(recipes, flags, assignments)
 
     @property
     def planned(self) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class TrainSettings(BaseModel):
     refine_power: Annotated[float, Field(gt=0)] = 1.0
     rank_weights: bool = False
 
-    class_mix: Share = 0.0
+    class_mix: Share = 0.5
     cut_mix: Share = 0.0
     mask_share: Share = 0.0
     mask_block: Positive = 64
@@ -122,7 +122,8 @@ def load_settings(
 
 def shipped_recipes() -> dict[str, Path]:
     """The recipes of this package by name."""
-    return {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.toml"))}
+    found = (Path(__file__).parent / "recipes").glob("*.toml")
+    return {path.stem: path for path in sorted(found, key=lambda path: path.stem)}
 
 
 def find_recipe(name: str) -> Path:

@@ -87,13 +87,19 @@ def gta5(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 def test_one_command_ends_in_the_papers_table(gta5: tuple[Path, str]) -> None:
-    """Four rows, the IoU of 19 classes and their mean each, and the rule for absent classes."""
+    """Five rows, the IoU of 19 classes and their mean each, and the rule for absent classes."""
     base, printed = gta5
     table = (base / "work/table.md").read_text()
     assert table in printed
     head, _, *lines = [line for line in table.splitlines() if line.startswith("|")]
     assert [cell.strip() for cell in head.strip("|").split("|")] == ["", *CLASSES, "mIoU"]
-    assert [line.split("|")[1].strip() for line in lines] == ["source", "naive", "corte", "target-only"]
+    assert [line.split("|")[1].strip() for line in lines] == [
+        "source",
+        "naive",
+        "corte",
+        "corte-plus",
+        "target-only",
+    ]
     found = json.loads((base / "work/table.json").read_text())
     for row, line in zip(found["rows"], lines, strict=True):
         assert row["images"] == 2
@@ -108,9 +114,9 @@ def test_the_students_asked_the_service_once_an_image(gta5: tuple[Path, str]) ->
     runs = base / "work/runs"
     asked = {
         name: json.loads((runs / name / "log.jsonl").read_text().splitlines()[-1])["sent"]
-        for name in ("naive", "corte")
+        for name in ("naive", "corte", "corte-plus")
     }
-    assert asked == {"naive": 3, "corte": 0}
+    assert asked == {"naive": 3, "corte": 0, "corte-plus": 0}
     teachers = {
         name: json.loads((runs / name / "run.json").read_text())["teacher"]
         for name in ("naive", "corte", "target-only")

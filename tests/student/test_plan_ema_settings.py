@@ -16,7 +16,7 @@ from corte_student.plan import Plan, Rarity
 from corte_student.pseudo_labels import Refinement, Selection
 from corte_student.pseudo_labels.baselines import Threshold
 from corte_student.pseudo_labels.relative import Corte
-from corte_student.settings import TrainSettings, differences, load_settings
+from corte_student.settings import TrainSettings, differences, find_recipe, load_settings, shipped_recipes
 from corte_student.training import labeller_of
 
 
@@ -227,3 +227,22 @@ def test_differences_name_old_and_new() -> None:
     """A resume can say what would change."""
     now = TrainSettings(steps=20)
     assert differences(TrainSettings(steps=10).model_dump(), now) == ["steps: 10 -> 20"]
+
+
+def test_the_defaults_are_the_best_recipe() -> None:
+    """`corte-plus` is what `train` does unasked; `corte` differs from it in class mixing alone."""
+    shipped = shipped_recipes()
+    assert set(shipped) == {"corte", "corte-plus"}
+    best, plain = (load_settings(shipped[name], {}, []) for name in ("corte-plus", "corte"))
+    assert best == TrainSettings()
+    assert plain == best.model_copy(update={"class_mix": 0.0})
+
+
+def test_later_recipes_win_and_names_are_found(tmp_path: Path) -> None:
+    """Recipes are read in order; a name that ships needs no path; an unknown one lists what ships."""
+    mine = tmp_path / "mine.toml"
+    mine.write_text("class_mix = 0.75\nsteps = 7\n")
+    both = load_settings([find_recipe("corte"), find_recipe(str(mine))], {}, [])
+    assert (both.class_mix, both.steps, both.method) == (0.75, 7, "corte")
+    with pytest.raises(SettingsError, match="one of corte, corte-plus"):
+        find_recipe("magic")
