@@ -32,7 +32,7 @@ from corte_student.plan import Plan
 from corte_student.pseudo_labels import PseudoLabeller, Refinement, Selection, build_labeller
 from corte_student.report.recorded import Recorded
 from corte_student.report.runlog import RunLog
-from corte_student.report.signals import Hears
+from corte_student.report.signals import RunWarning
 from corte_student.settings import TrainSettings, differences
 from corte_student.stream import Batch, Reading, Stream, StreamState
 from corte_student.terms import Terms, settle
@@ -77,6 +77,9 @@ class Observer:
 
     def interval(self, interval: Interval, tally: Tally, per_second: float) -> None:
         """At each log interval; `per_second` is images a second since the last one."""
+
+    def warned(self, warning: RunWarning) -> None:
+        """When a signal says that the run goes wrong, once until it recovers."""
 
 
 async def train(job: Job, observer: Observer | None = None, endpoint: Endpoint | None = None) -> Summary:
@@ -274,9 +277,8 @@ def _teller(
             }
         )
         observer.interval(interval, tally, speed)
-        if isinstance(observer, Hears):
-            for warning in warnings:
-                observer.warned(warning)
+        for warning in warnings:
+            observer.warned(warning)
 
     return told
 

@@ -14,7 +14,7 @@ import statistics
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 WINDOW = 5
 """Intervals that are added up: 40 crops at a batch of 8 take the noise of agreement from 2.5 points to 1."""
@@ -176,14 +176,6 @@ class RunWarning:
     message: str
     step: int
     classes: tuple[str, ...]
-
-
-@runtime_checkable
-class Hears(Protocol):
-    """An observer of a run that wants its warnings."""
-
-    def warned(self, warning: RunWarning) -> None:
-        """Called once a warning, after its interval."""
 
 
 class Monitor:
