@@ -46,23 +46,23 @@ def test_less_than_a_margin_is_asked_for_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("method", ["corte", "random", "soft"])
-def test_labels_alone_get_a_surrogate_of_four_views(method: str) -> None:
+def test_labels_alone_get_a_surrogate_of_two_views(method: str) -> None:
     """Votes stand in for the margin; the sentence says so, what is asked, and what it costs at most."""
     terms = terms_of("labels", method=method)
     assert terms.level == Disclosure(1, 0) and terms.surrogate
-    assert names_of(terms) == ["identity", "flip", "scale:0.75", "scale:1.25"]
+    assert names_of(terms) == ["identity", "flip"]
     assert terms.cost(100) == (
-        "asks for labels, 4 queries an image (identity, flip, scale:0.75, scale:1.25): "
-        "at most 400 requests for 100 images; labels only, so votes and local purity stand in for the margin"
+        "asks for labels, 2 queries an image (identity, flip): "
+        "at most 200 requests for 100 images; labels only, so votes and local purity stand in for the margin"
     )
 
 
 @pytest.mark.parametrize("budget", [1, 2, 3, 4, 9])
 def test_the_budget_says_how_many_of_them(budget: int) -> None:
-    """A smaller budget takes the first of the four, a larger one invents none."""
+    """A smaller budget takes the first of the two, a larger one invents none."""
     terms = terms_of("labels", max_queries=budget)
-    assert names_of(terms) == ["identity", "flip", "scale:0.75", "scale:1.25"][:budget]
-    assert f"at most {7 * min(4, budget)} requests for 7 images" in terms.cost(7)
+    assert names_of(terms) == ["identity", "flip"][:budget]
+    assert f"at most {7 * min(2, budget)} requests for 7 images" in terms.cost(7)
 
 
 def test_labels_may_be_chosen_where_more_is_offered() -> None:
