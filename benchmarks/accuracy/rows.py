@@ -87,6 +87,7 @@ ROWS: tuple[Row, ...] = (
     Row("r2cp", "R2CP alone, weak views", "student", "corte", (*_WEAK, "refine=none")),
     Row("r2cp + refine", "and refinement", "student", "corte", _WEAK),
     Row("corte", "and consistency: CoRTe", "student", "corte"),
+    Row("corte multi", "CoRTe at the view set's queries", "student", "corte", (MORE,)),
     Row("corte mix", "CoRTe, refinement by mix", "student", "corte", ("refine=mix",)),
     Row("corte product", "CoRTe, refinement by product", "student", "corte", ("refine=product",)),
     Row("corte-plus", "CoRTe and class mixing", "student", "corte", _PLUS),
