@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from accuracy.compare import Difference, blocks_of, difference, half_width
-from accuracy.rows import ALL
+from accuracy.rows import ALL, BESIDE
 from accuracy.scoring import Scores
 from accuracy.tasks import write_json
 from corte_student.settings import TrainSettings
@@ -64,27 +64,27 @@ def _check(rows: Rows) -> None:
 
 
 def compared(rows: Rows) -> dict[tuple[str, str], Difference]:
-    """Every row against the black box and against naive, where they share a seed."""
+    """Every row against the black box and against naive, and `BESIDE`, where they share a seed."""
     scores = {
         name: {seed: Scores.load(Path(r["folder"]) / "report.npz") for seed, r in found.items()}
         for name, found in rows.items()
     }
     differences = {}
-    for second in (BLACK_BOX, NAIVE):
-        for first in rows:
-            skip = first == second or second not in rows or (first, second) == (BLACK_BOX, NAIVE)
-            if skip or not rows[first].keys() & rows[second].keys():
-                continue
-            one = next(iter(rows[first].values()))
-            for seed in rows[first].keys() & rows[second].keys():
-                if scores[first][seed].names != scores[second][seed].names:
-                    raise ValueError(f"{first} and {second} were scored on different images in seed {seed}")
-            differences[first, second] = difference(
-                {seed: s.counts for seed, s in scores[first].items()},
-                {seed: s.counts for seed, s in scores[second].items()},
-                {seed: blocks_of(s.names, one["block"]) for seed, s in scores[first].items()},
-                shared=one["fixed"],
-            )
+    wanted = [(first, second) for second in (BLACK_BOX, NAIVE) for first in rows if first != second]
+    wanted = [pair for pair in wanted if pair != (BLACK_BOX, NAIVE)]
+    for first, second in [*wanted, *BESIDE]:
+        if not rows.get(first, {}).keys() & rows.get(second, {}).keys():
+            continue
+        one = next(iter(rows[first].values()))
+        for seed in rows[first].keys() & rows[second].keys():
+            if scores[first][seed].names != scores[second][seed].names:
+                raise ValueError(f"{first} and {second} were scored on different images in seed {seed}")
+        differences[first, second] = difference(
+            {seed: s.counts for seed, s in scores[first].items()},
+            {seed: s.counts for seed, s in scores[second].items()},
+            {seed: blocks_of(s.names, one["block"]) for seed, s in scores[first].items()},
+            shared=one["fixed"],
+        )
     return differences
 
 

@@ -104,6 +104,18 @@ ROWS: tuple[Row, ...] = (
 )
 
 
+# what else is compared: each part against what lacks it, each row that asks more at equal questions
+BESIDE: tuple[tuple[str, str], ...] = (
+    ("corte-plus", "corte"),
+    ("corte-plus", "naive + mix"),
+    ("corte-plus", "labels"),
+    ("corte-plus multi", "corte multi"),
+    ("corte-plus multi", "naive multi"),
+    ("corte-plus multi", "black box multi"),
+    ("corte-plus multi", "labels multi"),
+)
+
+
 def _varied(name: str, *overrides: str) -> Row:
     return Row(name, f"corte-plus with {', '.join(overrides)}", "student", "corte", (*_PLUS, *overrides))
 
