@@ -47,7 +47,7 @@ def flags(base: Path, source: str, **changes: object) -> Namespace:
         "source_root": base / source,
         "target_root": base / "cityscapes",
         "work": base / "work",
-        "rows": "naive,corte,target-only",
+        "rows": "naive,corte,corte-plus,target-only",
         "recipe": None,
         "encoder": "test_byobnet",
         "seed": None,
@@ -225,7 +225,7 @@ def test_a_class_absent_from_the_truth_is_no_zero() -> None:
 
 def test_what_is_wrong_is_said_before_anything_begins(tmp_path: Path) -> None:
     """A row that is none, and a root without the data set, each in one line with the choices."""
-    with pytest.raises(SettingsError, match="unknown row 'magic': choose of naive, corte, target-only"):
+    with pytest.raises(SettingsError, match="unknown row 'magic': choose of naive, corte, corte-plus, target-only"):
         paper.read(flags(tmp_path, "gta5", rows="naive,magic"))
     settings, rows = paper.read(flags(tmp_path, "gta5"))
     with pytest.raises(DataError, match="does not hold split train of layout gta5"):

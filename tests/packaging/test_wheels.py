@@ -64,12 +64,15 @@ def test_a_wheel_holds_its_package_and_licence_only(wheels: dict[str, Path], sid
 
 
 def test_only_the_teacher_ships_a_model(wheels: dict[str, Path]) -> None:
-    """The street model and its card are the teacher's; protocol and student hold Python and nothing more."""
+    """The street model and its card are the teacher's; protocol and student hold no data but the two recipes."""
     teacher = content(wheels["teacher"])
     assert {"corte_teacher/backends/street.onnx", "corte_teacher/backends/street.toml"} <= teacher
     for side in ("protocol", "student"):
-        kinds = {Path(name).suffix for name in content(wheels[side]) if name.startswith("corte_")}
-        assert kinds - {"", ".txt"} == {".py", ".typed"}, side
+        names = {name for name in content(wheels[side]) if name.startswith("corte_")}
+        recipes = {name for name in names if name.endswith(".toml")}
+        shipped = {f"corte_student/recipes/{name}.toml" for name in ("corte", "corte-plus")}
+        assert recipes == (shipped if side == "student" else set())
+        assert {Path(name).suffix for name in names - recipes} - {"", ".txt"} == {".py", ".typed"}, side
 
 
 def test_versions_are_equal_and_pinned_to_each_other(wheels: dict[str, Path]) -> None:
