@@ -225,7 +225,9 @@ def test_a_class_absent_from_the_truth_is_no_zero() -> None:
 
 def test_what_is_wrong_is_said_before_anything_begins(tmp_path: Path) -> None:
     """A row that is none, and a root without the data set, each in one line with the choices."""
-    with pytest.raises(SettingsError, match="unknown row 'magic': choose of naive, corte, corte-plus, target-only"):
+    with pytest.raises(
+        SettingsError, match="unknown row 'magic': choose of naive, corte, corte-plus, target-only"
+    ):
         paper.read(flags(tmp_path, "gta5", rows="naive,magic"))
     settings, rows = paper.read(flags(tmp_path, "gta5"))
     with pytest.raises(DataError, match="does not hold split train of layout gta5"):

@@ -64,7 +64,7 @@ def test_a_wheel_holds_its_package_and_licence_only(wheels: dict[str, Path], sid
 
 
 def test_only_the_teacher_ships_a_model(wheels: dict[str, Path]) -> None:
-    """The street model and its card are the teacher's; protocol and student hold no data but the two recipes."""
+    """The street model and its card are the teacher's; the student ships two recipes and no other data."""
     teacher = content(wheels["teacher"])
     assert {"corte_teacher/backends/street.onnx", "corte_teacher/backends/street.toml"} <= teacher
     for side in ("protocol", "student"):
