@@ -38,7 +38,7 @@ from corte_student.settings import TrainSettings, load_settings
 from corte_student.training import Observer
 
 SHOWN = (0, 5, 9, 14)
-STEPS = 1300  # three runs and all else within six minutes on two cores; the table takes 1600
+STEPS = 1300  # 5 min 36 s in all on two idle cores; the tables take 1600
 ABOUT = {
     "black box": "the hidden source model itself",
     "naive": "student, every answer taken as truth",
