@@ -79,14 +79,14 @@ async def answers(url: str, scenes: Scenes, ledger: Path) -> list[Mapped]:
 def picture(url: str, scenes: Scenes, base: Path, run: Path) -> bytes:
     """Image, teacher, kept pixels, student and truth of a few held-out images, as PNG."""
     student, spec = load_student(run)
-    least = load_statistics(run).least_kept()
+    statistics = load_statistics(run)
     rows = []
     for number, mapped in zip(SHOWN, asyncio.run(answers(url, scenes, base / "ledger.sqlite")), strict=True):
         image = read_picture(scenes.report / "images" / f"{number:04d}.png").pixels
         truth = read_labels(scenes.report / "labels" / f"{number:04d}.png", "plain", len(spec.classes))
         labels = predict_pixels(student, image)
         assert mapped.margin is not None
-        kept = mapped.margin >= least[mapped.labels]
+        kept = statistics.keeps(mapped.labels, mapped.margin)
         captions = {
             "image": f"held-out target image {number}",
             "teacher": _caption(truth, mapped.labels, len(spec.classes)),

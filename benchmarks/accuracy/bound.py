@@ -43,11 +43,11 @@ def measure(seen: list[Seen], classes: int) -> dict[str, float]:
         assert one.mapped.margin is not None
         matrix.update(one.truth, one.mapped.labels)
         statistics += MarginStatistics.of(one.mapped.labels, one.mapped.margin, classes)
-    least, kept, right, judged, pixels = statistics.least_kept(), 0, 0, 0, 0
+    kept, right, judged, pixels = 0, 0, 0, 0
     for one in seen:
         labels, margin = one.mapped.labels, one.mapped.margin
         assert margin is not None
-        keep = (labels != VOID) & (margin >= least[np.where(labels == VOID, 0, labels)])
+        keep = statistics.keeps(labels, margin)
         kept, pixels = kept + int(keep.sum()), pixels + keep.size
         known = keep & (one.truth != VOID)
         judged, right = judged + int(known.sum()), right + int((labels == one.truth)[known].sum())

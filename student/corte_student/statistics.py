@@ -59,6 +59,12 @@ class MarginStatistics:
         mean = -(-sums // np.maximum(counts, 1))
         return np.where(counts > 0, np.maximum(mean, 1), NEVER).astype(np.int16)
 
+    def keeps(self, labels: UInt8, margin: UInt8) -> npt.NDArray[np.bool_]:
+        """Where relative confidence keeps a pixel of label and margin maps of equal shape; void never."""
+        void = labels == VOID
+        kept: npt.NDArray[np.bool_] = (margin >= self.least_kept()[np.where(void, 0, labels)]) & ~void
+        return kept
+
     def quantile(self, share: float) -> npt.NDArray[np.int16]:
         """The smallest margin kept per class if the lowest `share` of each class goes, int16 [S], at least 1.
 

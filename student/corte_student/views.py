@@ -101,6 +101,7 @@ def purity(labels: UInt8, classes: int, window: int = PURITY_WINDOW) -> UInt8:
                 mine.astype(np.float32), -1, (window, window), borderType=cv2.BORDER_REPLICATE
             )
             pure[mine] = near[mine]
+    # a float mean of ones may be a hair below one, and must not become 254
     share: UInt8 = np.floor(pure * 255 + 1e-3).astype(np.uint8)
     return share
 

@@ -99,3 +99,20 @@ def test_the_kept_share_is_counted(case: tuple[int, int]) -> None:
         mine = [int(m) for m, c in zip(margin.flat, labels.flat, strict=True) if c == k]
         kept = [m for m in mine if m > 0 and m * len(mine) >= sum(mine)]
         assert share[k] == (len(kept) / len(mine) if mine else 0)
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=40, deadline=None)
+def test_keeps_is_the_rule_pixel_by_pixel(seed: int) -> None:
+    """I > 0, I n >= S of the predicted class, and not void; classes that were never counted keep nothing."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice([0, 1, 2, VOID], (4, 5)).astype(np.uint8)
+    margin = rng.choice([0, 1, 100, 255], (4, 5)).astype(np.uint8)
+    counted = labels.copy()
+    counted[counted == 2] = VOID
+    found = MarginStatistics.of(counted, margin, 3)
+    kept = found.keeps(labels, margin)
+    for (y, x), label in np.ndenumerate(labels):
+        mine = [int(m) for m, c in zip(margin.flat, counted.flat, strict=True) if c == label != VOID]
+        value = int(margin[y, x])
+        assert kept[y, x] == (bool(mine) and value > 0 and value * len(mine) >= sum(mine))

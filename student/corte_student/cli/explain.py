@@ -125,16 +125,19 @@ def _drawn(
 
     from corte_protocol import VOID
     from corte_student.checkpoint import load_statistics
-    from corte_student.explain import stage
+    from corte_student.explain import read_settings, stage
     from corte_student.report.stages import Column, stages
+    from corte_student.training import labeller_of
 
-    least = load_statistics(run).least_kept()
+    settings, statistics = read_settings(run), load_statistics(run)
+    # the statistics of a method that tests confidence say nothing of margins
+    tests_margin = labeller_of(settings, len(classmap.names)).tests == "margin"
     said = [mapped.labels for mapped in answers]
     columns = [Column("Image", "picture", [p.pixels for p in pictures]), Column("Answer", "labels", said)]
     margins = [mapped.margin for mapped in answers if mapped.margin is not None]
-    if len(margins) == len(answers):
+    if tests_margin and len(margins) == len(answers):
         kept = [
-            np.where((labels != VOID) & (margin >= least[np.where(labels == VOID, 0, labels)]), labels, VOID)
+            np.where(statistics.keeps(labels, margin), labels, VOID)
             for labels, margin in zip(said, margins, strict=True)
         ]
         columns.append(Column("Relative confidence I", "margin", margins))
