@@ -1,9 +1,10 @@
 """The ledger: SQLite, one row an answer, the frame as received.
 
 Rule 1: an answer counts once it is committed and synced (WAL, `synchronous=FULL`); only then is it used.
-Rule 2: a question is reserved on disk before it is sent; reserving looks for an answer once more inside
+Rule 2: a question is claimed on disk before it is sent; claiming looks for an answer once more inside
 the same transaction, so of all processes one sends. Rule 3: every row carries a checksum over its key and
-frame; a row that fails it is as good as absent. Rule 4: no file name, URL or key is stored.
+frame; a row that fails it is as good as absent. Rule 4: no file name, URL or key is stored. Rule 5: what a
+request may cost is on disk before it is sent (see `spending`).
 """
 
 import contextlib
@@ -21,46 +22,22 @@ from typing import Final, Self
 
 from corte_protocol import Disclosure, ProtocolError, TeacherInfo, decode_info, encode_info
 from corte_student.errors import LedgerError, SettingsError
-from corte_student.ledger import owners, spill
-from corte_student.ledger.spill import Row
+from corte_student.ledger import owners, rows, schema, spending, spill
+from corte_student.ledger.rows import Row
+from corte_student.ledger.spending import Spending
+from corte_student.money import Cap
 
-SCHEMA_VERSION: Final = 1
 MIN_FREE_BYTES: Final = 32 << 20
 """Below this much free space nothing more is asked, so that answers under way still find room."""
-_APPLICATION_ID: Final = 0x43525445  # "CRTE"
-_BUSY_S: Final = 60.0
 _LEASE_S: Final = 3600.0
-_FULL: Final = {
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_IOERR_WRITE,  # a file-size limit, or a quota, looks like this
-    sqlite3.SQLITE_IOERR_FSYNC,
-    sqlite3.SQLITE_IOERR_SHMSIZE,
-}
-_SCHEMA: Final = """
-CREATE TABLE answers (
-    digest TEXT NOT NULL, pixel_digest TEXT NOT NULL,
-    teacher TEXT NOT NULL, revision TEXT NOT NULL, view TEXT NOT NULL,
-    top_k INTEGER NOT NULL, prob_bits INTEGER NOT NULL,
-    checksum BLOB NOT NULL, frame BLOB NOT NULL
-);
-CREATE UNIQUE INDEX answers_by_digest
-    ON answers (digest, teacher, revision, view, top_k, prob_bits);
-CREATE INDEX answers_by_pixels
-    ON answers (pixel_digest, teacher, revision, view, top_k, prob_bits);
-CREATE TABLE claims (
-    pixel_digest TEXT NOT NULL, teacher TEXT NOT NULL, revision TEXT NOT NULL, view TEXT NOT NULL,
-    owner TEXT NOT NULL, since REAL NOT NULL,
-    PRIMARY KEY (pixel_digest, teacher, revision, view)
-) WITHOUT ROWID;
-CREATE TABLE teachers (url_digest TEXT PRIMARY KEY, info BLOB NOT NULL) WITHOUT ROWID;
-"""
 _LOOK_UP: Final = """
-SELECT rowid, digest, pixel_digest, teacher, revision, view, top_k, prob_bits,
-CAST(checksum AS BLOB), CAST(frame AS BLOB) FROM answers
+SELECT rowid, {columns} FROM answers
 WHERE {column} = ? AND teacher = ? AND revision = ? AND view = ? AND top_k >= ? AND prob_bits >= ?
 ORDER BY top_k, prob_bits
 """
-_LOOK_UPS: Final = tuple(_LOOK_UP.format(column=column) for column in ("digest", "pixel_digest"))
+_LOOK_UPS: Final = tuple(
+    _LOOK_UP.format(columns=rows.COLUMNS, column=column) for column in ("digest", "pixel_digest")
+)
 
 _log = logging.getLogger(__name__)
 
@@ -118,8 +95,8 @@ class Ledger:
         self._lease_s = lease_s
         self._lock = threading.RLock()
         self._corrupt: set[int] = set()
-        self._owners = _beside(path, "owners")
-        self._spill = _beside(path, "spill")
+        self._owners = schema.beside(path, "owners")
+        self._spill = schema.beside(path, "spill")
 
     @classmethod
     def open(cls, path: Path, *, lease_s: float = _LEASE_S, max_bytes: int | None = None) -> Self:
@@ -132,14 +109,14 @@ class Ledger:
         db = None
         try:
             _make_private(path)
-            owner = owners.Owner(_beside(path, "owners"))
-            owners.sweep(_beside(path, "owners"))
+            owner = owners.Owner(schema.beside(path, "owners"))
+            owners.sweep(schema.beside(path, "owners"))
         except OSError as exc:
             raise LedgerError(
                 f"the ledger {path} cannot be opened ({exc.strerror}): name another with --ledger"
             ) from exc
         try:
-            db = _connect(path, max_bytes)
+            db = schema.connect(path, max_bytes)
             ledger = cls(path, db, owner, lease_s)
             ledger._take_in()
         except BaseException:
@@ -151,67 +128,85 @@ class Ledger:
 
     def find(self, q: Question, need: Disclosure) -> bytes | None:
         """The narrowest intact frame that holds all that `need` asks for: by the file, else by its pixels."""
-        with self._lock, self._explained():
+        with self.reading():
             return self._find(q, need)
 
     def claim(self, q: Question, need: Disclosure) -> bool:
-        """Reserve `q`, durably, before it is sent. False: look again, it is answered or being asked."""
-        try:
-            free = shutil.disk_usage(self.path.parent).free
-        except OSError as exc:
-            raise LedgerError(
-                f"the ledger {self.path} is gone ({exc.strerror}): go on with --resume"
-            ) from exc
-        if free < MIN_FREE_BYTES:
-            raise self._disk_full()
+        """Keep `q` for us, durably, before it is sent. False: look again, it is answered or being asked."""
+        self.ensure_room()
         key = _claim_key(q)
-        with self._lock, self._transaction():
+        with self.transaction() as db:
             if self._find(q, need) is not None:
                 return False
-            held = self._db.execute(
+            held = db.execute(
                 "SELECT owner, since FROM claims"
                 " WHERE pixel_digest = ? AND teacher = ? AND revision = ? AND view = ?",
                 key,
             ).fetchone()
             if held is not None and self._stands(*held):
                 return False
-            self._db.execute(
+            db.execute(
                 "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?, ?)",
                 (*key, self._owner.token, time.time()),
             )
         return True
 
-    def commit(self, q: Question, frame: bytes, disclosure: Disclosure) -> None:
-        """Store an answer and end its claim, in one synced transaction."""
+    def reserve(self, teacher: str, cost: int, currency: str, cap: Cap, *, free: int = 0) -> int:
+        """Count one request to `teacher`, durably, before it is sent; every retry is one of its own.
+
+        `cost` is in micros of `currency` ('' and 0: no price is known); the first `free` requests cost
+        nothing. Returns the reservation, for `commit` or `settle`. Raises BudgetExhausted where all that
+        this ledger ever spent on that teacher, and this request, would pass `cap`; SettingsError where
+        their currencies differ.
+        """
+        self.ensure_room()
+        with self.transaction() as db:
+            return spending.reserve(db, teacher, cost, currency, cap, free)
+
+    def settle(self, reservation: int, *, billed: bool) -> None:
+        """The request brought no answer to store: billed, it stays spent; not billed, it is forgotten.
+
+        Without either word it stays reserved, and so spent: it may have been billed.
+        """
+        with self.transaction() as db:
+            spending.settle(db, reservation, billed=billed)
+
+    def spending(self, teacher: str | None = None) -> Spending:
+        """What was or may have been paid to `teacher`, or to all, ever."""
+        with self.reading() as db:
+            return spending.total(db, teacher)
+
+    def commit(
+        self, q: Question, frame: bytes, disclosure: Disclosure, reservation: int | None = None
+    ) -> None:
+        """Store an answer, end its claim and mark its `reservation` answered, in one synced transaction."""
         row: Row = (*astuple(q), disclosure.top_k, disclosure.prob_bits, b"", frame)
-        row = (*row[:7], _checksum(row), frame)
+        row = (*row[:7], rows.checksum(row), frame)
         with self._lock:
+            origin = None
             try:
-                with self._transaction():
-                    self._insert(row)
+                origin = self._origin(reservation)  # before the transaction: the spill must name it too
+                with self.transaction():
+                    self._store(row, origin)
                     self._end_claim(q)
             except _DiskFull:
-                kept = spill.put(self._spill, row)
+                kept = spill.put(self._spill, row, origin)
                 raise self._disk_full(lost=not kept) from None
 
     def release(self, q: Question) -> None:
         """End our claim on `q` without an answer; without one of ours, nothing happens."""
-        with self._lock, self._transaction():
+        with self.transaction():
             self._end_claim(q)
 
     def remember(self, url: str, info: TeacherInfo) -> None:
         """Keep what the teacher at `url` says of itself; of the URL only a digest is stored."""
-        with self._lock, self._transaction():
-            self._db.execute(
-                "INSERT OR REPLACE INTO teachers VALUES (?, ?)", (_url_digest(url), encode_info(info))
-            )
+        with self.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO teachers VALUES (?, ?)", (_url_digest(url), encode_info(info)))
 
     def recall(self, url: str) -> TeacherInfo | None:
         """The last info from `url`, or None."""
-        with self._lock, self._explained():
-            row = self._db.execute(
-                "SELECT info FROM teachers WHERE url_digest = ?", (_url_digest(url),)
-            ).fetchone()
+        with self.reading() as db:
+            row = db.execute("SELECT info FROM teachers WHERE url_digest = ?", (_url_digest(url),)).fetchone()
         if row is None:
             return None
         try:
@@ -221,12 +216,46 @@ class Ledger:
 
     def counts(self) -> Counts:
         """How much is stored."""
-        with self._lock, self._explained():
-            answers, size = self._db.execute(
+        with self.reading() as db:
+            answers, size = db.execute(
                 "SELECT count(*), coalesce(sum(length(frame)), 0) FROM answers"
             ).fetchone()
-            (claims,) = self._db.execute("SELECT count(*) FROM claims").fetchone()
+            (claims,) = db.execute("SELECT count(*) FROM claims").fetchone()
             return Counts(answers, size, claims, len(self._corrupt))
+
+    def ensure_room(self) -> None:
+        """Raise LedgerError where the disk is almost full, so that answers under way still find room."""
+        try:
+            free = shutil.disk_usage(self.path.parent).free
+        except OSError as exc:
+            raise LedgerError(
+                f"the ledger {self.path} is gone ({exc.strerror}): go on with --resume"
+            ) from exc
+        if free < MIN_FREE_BYTES:
+            raise self._disk_full()
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """The open file, for this package, kept from other threads; what fails is explained."""
+        with self._lock:
+            try:
+                yield self._db
+            except sqlite3.Error as exc:
+                if schema.is_full(exc):
+                    raise self._disk_full() from exc
+                raise schema.failure(self.path, exc) from exc
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """The open file, for this package, kept from all other writers; synced at the end, or undone."""
+        with self.reading() as db:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            finally:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
 
     def close(self) -> None:
         """Close the file; claims that are still ours become free for others."""
@@ -238,7 +267,7 @@ class Ledger:
         for look_up, digest in zip(_LOOK_UPS, (q.digest, q.pixel_digest), strict=True):
             key = (digest, q.teacher, q.revision, q.view, need.top_k, need.prob_bits)
             for rowid, *row in self._db.execute(look_up, key):
-                if _checksum(tuple(row)) == row[7]:
+                if rows.intact(tuple(row)):
                     frame: bytes = row[8]
                     return frame
                 if rowid not in self._corrupt:
@@ -252,8 +281,17 @@ class Ledger:
             return False
         return token == self._owner.token or owners.alive(self._owners, token)
 
-    def _insert(self, row: Row) -> None:
-        self._db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    def _origin(self, reservation: int | None) -> str | None:
+        if reservation is None:
+            return None
+        with self.reading() as db:
+            return spending.origin(db, reservation)
+
+    def _store(self, row: Row, origin: str | None) -> None:
+        self._db.execute(rows.INSERT, row)
+        if origin is not None:
+            _, pixels, _, revision, view, *_ = row
+            spending.answer(self._db, origin, revision, view, pixels)
 
     def _end_claim(self, q: Question) -> None:
         self._db.execute(
@@ -263,31 +301,11 @@ class Ledger:
         )
 
     def _take_in(self) -> None:
-        for file, row in spill.take(self._spill):
-            if _checksum(row) == row[7]:
-                with self._transaction():
-                    self._insert(row)
-            file.unlink(missing_ok=True)
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._explained():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            finally:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as exc:
-            if _error_code(exc) in _FULL:
-                raise self._disk_full() from exc
-            raise _unusable(self.path, exc) from exc
+        for file, kept in spill.waiting(self._spill):
+            if kept is not None and rows.intact(kept[0]):
+                with self.transaction():
+                    self._store(*kept)
+            file.unlink(missing_ok=True)  # damaged: as good as never written
 
     def _disk_full(self, *, lost: bool = False) -> _DiskFull:
         safe = "what was stored before is safe"
@@ -299,10 +317,6 @@ class Ledger:
         return _DiskFull(f"the disk is full: {self.path}: free space and go on with --resume; {safe}")
 
 
-def _beside(path: Path, what: str) -> Path:
-    return path.with_name(f"{path.name}-{what}")
-
-
 def _claim_key(q: Question) -> tuple[str, str, str, str]:
     return (q.pixel_digest, q.teacher, q.revision, q.view)
 
@@ -311,83 +325,9 @@ def _url_digest(url: str) -> str:
     return hashlib.sha256(url.rstrip("/").encode()).hexdigest()
 
 
-def _checksum(row: Row | tuple[object, ...]) -> bytes:
-    digest = hashlib.sha256(repr(tuple(row[:7])).encode())
-    frame = row[8]
-    digest.update(frame if isinstance(frame, bytes) else b"")
-    return digest.digest()
-
-
 def _make_private(path: Path) -> None:
     """The file exists with mode 0600; SQLite gives its own side files the same mode."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
     if path.stat().st_mode & 0o077:
         path.chmod(0o600)
-
-
-def _connect(path: Path, max_bytes: int | None) -> sqlite3.Connection:
-    until = time.monotonic() + _BUSY_S
-    while True:
-        try:
-            db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-            try:
-                _prepare(db, path, max_bytes)
-            except BaseException:
-                db.close()
-                raise
-        except sqlite3.Error as exc:
-            # turning WAL on does not wait for another process that does the same, whatever the time-out
-            if _error_code(exc) & 0xFF == sqlite3.SQLITE_BUSY and time.monotonic() < until:
-                time.sleep(0.05)
-                continue
-            if _error_code(exc) in _FULL:
-                raise LedgerError(f"the disk is full: {path}: free space, then try again") from exc
-            raise _unusable(path, exc) from exc
-        return db
-
-
-def _prepare(db: sqlite3.Connection, path: Path, max_bytes: int | None) -> None:
-    (identity,) = db.execute("PRAGMA application_id").fetchone()
-    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if identity != _APPLICATION_ID and tables:
-        raise LedgerError(f"{path} is another program's database: name another file with --ledger")
-    # a damaged row must fail its checksum, not the reading of its neighbours
-    db.text_factory = lambda text: text.decode(errors="replace")
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")
-    if max_bytes is not None:
-        (page_size,) = db.execute("PRAGMA page_size").fetchone()
-        db.execute(f"PRAGMA max_page_count = {max(1, max_bytes // page_size)}")
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version > SCHEMA_VERSION:
-            raise LedgerError(
-                f"the ledger {path} was written by a newer corte-student (schema {version}, this one reads "
-                f"{SCHEMA_VERSION}): update it, or name another ledger with --ledger"
-            )
-        if version == 0:
-            for statement in _SCHEMA.split(";"):
-                db.execute(statement)
-            db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        db.execute("COMMIT")
-    finally:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-
-
-def _error_code(exc: sqlite3.Error) -> int:
-    return getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
-
-
-def _unusable(path: Path, exc: sqlite3.Error) -> LedgerError:
-    code = _error_code(exc) & 0xFF
-    if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-        return LedgerError(
-            f"{path} is damaged or no ledger ({exc}): move it away or name another with --ledger"
-        )
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return LedgerError(f"the ledger {path} is kept busy by another process: end that one, then --resume")
-    return LedgerError(f"the ledger {path} cannot be used ({exc}): check the disk and its permissions")
