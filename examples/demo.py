@@ -64,7 +64,7 @@ class Bar(Observer):
 
 async def answers(url: str, scenes: Scenes, ledger: Path) -> list[Mapped]:
     """The teacher's answers for the images that are shown; they are in the ledger by now."""
-    endpoint = connect(url, key=None, insecure_http=False, deadline_s=60, connections=2)
+    endpoint = connect(url, deadline_s=60, connections=2)
     store = Ledger.open(ledger)
     try:
         info, _ = await ask_info(endpoint, store, url)

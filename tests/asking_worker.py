@@ -17,7 +17,7 @@ from pictures import make_picture
 async def run(url: str, ledger_path: Path, count: int, max_bytes: int | None) -> None:
     """Ask about all pictures, four in flight."""
     ledger = Ledger.open(ledger_path, max_bytes=max_bytes)
-    endpoint = connect(url, key=None, insecure_http=False, deadline_s=60, connections=4)
+    endpoint = connect(url, deadline_s=60, connections=4)
     try:
         info, _ = await ask_info(endpoint, ledger, url)
         asker = Asker(endpoint, ledger, info, Disclosure(2, 8), 4)

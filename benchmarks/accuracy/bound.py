@@ -56,7 +56,7 @@ def measure(seen: list[Seen], classes: int) -> dict[str, float]:
 
 async def run(flags: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Ask, map at each level, measure."""
-    endpoint = connect(flags.teacher_url, key=None, insecure_http=False, deadline_s=120, connections=2)
+    endpoint = connect(flags.teacher_url, deadline_s=120, connections=2)
     ledger = Ledger.open(flags.ledger)
     try:
         info, _ = await ask_info(endpoint, ledger, flags.teacher_url)

@@ -61,7 +61,7 @@ async def _measure(job: Job, labels: Path, layout: str, count: int) -> Kept:
     paths = find_images(job.images)
     truths = dict(pair_up(job.images, labels, layout))
     assert job.ledger is not None
-    endpoint = connect(job.url, key=None, insecure_http=False, deadline_s=60, connections=1)
+    endpoint = connect(job.url, deadline_s=60, connections=1)
     ledger = Ledger.open(job.ledger)
     try:
         info, _ = await ask_info(endpoint, ledger, job.url)

@@ -201,9 +201,7 @@ def _train(job: Job, name: str, truth: IndexedTruth | None, tell: Tell) -> None:
 async def _score_service(paper: Paper, url: str, pairs: list[tuple[Path, Path]]) -> ConfusionMatrix:
     """The source model as clients see it, each image asked once."""
     in_flight = paper.settings.in_flight
-    endpoint = connect(
-        url, key=None, insecure_http=False, deadline_s=paper.settings.deadline_s, connections=in_flight
-    )
+    endpoint = connect(url, deadline_s=paper.settings.deadline_s, connections=in_flight)
     ledger = Ledger.open(paper.work / "ledger.sqlite")
     try:
         info, _ = await ask_info(endpoint, ledger, url)

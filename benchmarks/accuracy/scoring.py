@@ -100,7 +100,7 @@ def score_teacher(
     """
 
     async def run() -> tuple[list[Scores], Tally]:
-        endpoint = connect(url, key=None, insecure_http=False, deadline_s=120, connections=4)
+        endpoint = connect(url, deadline_s=120, connections=4)
         store = Ledger.open(ledger)
         try:
             info, _ = await ask_info(endpoint, store, url)

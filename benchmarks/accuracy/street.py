@@ -124,7 +124,7 @@ def score_teacher(url: str, scenes: Scenes, base: Path) -> ConfusionMatrix:
     """The black box on the report split, through the same ledger and the same code."""
 
     async def run() -> ConfusionMatrix:
-        endpoint = connect(url, key=None, insecure_http=False, deadline_s=60, connections=4)
+        endpoint = connect(url, deadline_s=60, connections=4)
         ledger = Ledger.open(base / "ledger.sqlite")
         try:
             info, _ = await ask_info(endpoint, ledger, url)

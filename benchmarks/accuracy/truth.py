@@ -15,6 +15,7 @@ from PIL import Image as Pillow
 from corte_protocol import VOID, Disclosure, Image, Limits, Prediction, TeacherInfo, encode_prediction
 from corte_protocol.routes import PROTOCOL_VERSION
 from corte_student.data.folder import read_picture
+from corte_student.endpoints import FREE, Meter, Stored, read_frame
 
 UInt8 = npt.NDArray[np.uint8]
 Rgb = tuple[int, int, int]
@@ -46,13 +47,25 @@ class TruthEndpoint:
             Limits(1 << 30, 1 << 30),
         )
 
-    async def predict(self, body: bytes, media_type: str, disclosure: Disclosure) -> bytes:
+    @property
+    def down(self) -> bool:
+        """Never."""
+        return False
+
+    async def predict(
+        self, body: bytes, media_type: str, disclosure: Disclosure, meter: Meter = FREE
+    ) -> Stored:
         """The frame of the image's label file."""
         with Pillow.open(BytesIO(body)) as picture:
             pixels = np.asarray(picture.convert("RGB"))
         labels = self._read(self._labels[Image(pixels).digest])
         classes = np.where(labels == VOID, len(self._names), labels).astype(np.uint8)
-        return encode_prediction(Prediction(classes[None], None, "truth"))
+        frame = encode_prediction(Prediction(classes[None], None, "truth"))
+        return Stored(frame, "truth", disclosure)
+
+    def read(self, blob: bytes, height: int, width: int, need: Disclosure) -> Prediction:
+        """The frame back."""
+        return read_frame(blob, height, width, need)
 
     async def aclose(self) -> None:
         """Nothing is open."""

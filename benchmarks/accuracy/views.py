@@ -63,7 +63,7 @@ def combined(classmap: ClassMap, answers: Answered, views: Sequence[str], size: 
 
 async def run(flags: argparse.Namespace) -> dict[str, dict[str, object]]:
     """Ask, combine and measure every set; rows by set and level."""
-    endpoint = connect(flags.teacher_url, key=None, insecure_http=False, deadline_s=120, connections=2)
+    endpoint = connect(flags.teacher_url, deadline_s=120, connections=2)
     ledger = Ledger.open(flags.ledger)
     seen: dict[str, list[Seen]] = defaultdict(list)
     names: list[str] = []

@@ -18,7 +18,9 @@ from corte_protocol.errors import InvalidValue, LimitExceeded, MalformedFrame, V
 from corte_protocol.routes import PROTOCOL_VERSION
 from corte_protocol.types import MAX_CLASSES, Disclosure, Limits, Prediction, TeacherInfo
 
-MAGIC: Final = b"CRT\x01"
+FRAME_MAGIC: Final = b"CRT"
+"""How every frame begins, whatever its version."""
+MAGIC: Final = FRAME_MAGIC + b"\x01"
 _ZSTD_LEVEL: Final = 1  # answers are sent once and read often: speed before the last percent
 _KEYS: Final = {"kind", "height", "width", "k", "bits", "revision", "classes", "probs"}
 MAX_INFO_BYTES: Final = 1 << 20

@@ -20,6 +20,8 @@ from corte_protocol.errors import InvalidValue
 VOID: Final = 255
 """The label of a pixel without a class; ids 0..254 are classes (Cityscapes' trainId convention)."""
 MAX_CLASSES: Final = VOID
+VOID_NAME: Final = "(void)"
+"""The reserved name of a teacher's class for pixels that its answers leave without one: maps to void."""
 
 UInt8 = npt.NDArray[np.uint8]
 Float16 = npt.NDArray[np.float16]

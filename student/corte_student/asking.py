@@ -2,44 +2,46 @@
 
 Rule 1: an answer is committed before it is returned. Rule 2: of all who ask about the same pixels, in this
 process or another, one sends. Rule 3: who stops waits a little for requests under way, because they are
-being paid for; a question that was not sent is given back.
+being paid for; a question that was not sent is given back. Rule 4: what a service answered is committed
+before anybody tries to read it; where the first answers cannot be read, or no image is taken, the asking
+ends before more is paid.
 """
 
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
-from typing import ParamSpec, TypeVar
 
-from corte_protocol import (
-    Disclosure,
-    InvalidValue,
-    Prediction,
-    ProtocolError,
-    TeacherInfo,
-    decode_prediction,
-)
+from corte_protocol import Disclosure, InvalidValue, Prediction, ProtocolError, TeacherInfo
+from corte_protocol.codec import FRAME_MAGIC
 from corte_student.data.folder import Picture
-from corte_student.endpoints import Endpoint
-from corte_student.errors import BrokeContract, Changed, ImageRefused, LedgerError, Refused, Unavailable
+from corte_student.endpoints import UNSTATED, Endpoint, Stored, read_frame
+from corte_student.errors import Changed, ImageRefused, LedgerError, Refused, Unavailable
 from corte_student.ledger import Ledger, Question
+from corte_student.metering import LedgerMeter, Purse
 from corte_student.queries import IDENTITY, Query
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from corte_student.threads import finished, seen
 
 _FIRST_LOOK_S = 0.02
 _LONGEST_LOOK_S = 1.0
+_DOUBT_AT_FIRST = 5
+"""So many images refused or answers unreadable before the first good one, and nothing more is asked."""
+_DOUBT_LATER = 25
+"""So many in a row later on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What the asking cost so far: requests sent, answers the ledger saved, bytes of images and frames."""
+    """What the asking cost so far: questions sent, answers the ledger saved, bytes of images and answers.
+
+    `spent` is in micros of the price's currency, retries that may have been billed included.
+    """
 
     sent: int = 0
     saved: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
+    spent: int = 0
 
 
 class _Flight:
@@ -50,19 +52,14 @@ class _Flight:
         self.claimed = False
         self.sent = False
         self.task = asyncio.create_task(obtain(self))
-        self.task.add_done_callback(_seen)
-
-
-def _seen(done: asyncio.Future[T]) -> None:
-    """Look at a failure, so that none is reported as forgotten where everyone who waited has gone."""
-    if not done.cancelled():
-        done.exception()
+        self.task.add_done_callback(seen)
 
 
 class Asker:
     """Answers questions about pictures of one run: one teacher, one revision, one level of disclosure.
 
-    Without an endpoint it is offline: what the ledger does not hold is `Unavailable`.
+    Offline, or without an endpoint, what the ledger does not hold is `Unavailable`. `url` is the name under
+    which the ledger remembers a revision that only the answers state.
     """
 
     def __init__(
@@ -74,13 +71,20 @@ class Asker:
         in_flight: int,
         *,
         grace_s: float = 10.0,
+        offline: bool = False,
+        purse: Purse | None = None,
+        url: str | None = None,
     ) -> None:
         if not info.disclosure.allows(need):
             raise Refused(
                 f"the teacher discloses {info.disclosure} and this run needs {need}: "
                 "choose a method that needs less, or ask the teacher's owner for more"
             )
-        self._endpoint = endpoint
+        self._endpoint = None if offline else endpoint
+        self._read = read_frame if endpoint is None else endpoint.read
+        self._purse = purse or Purse()
+        self._url = url
+        self._good, self._bad = 0, 0
         self._ledger = ledger
         self._info = info
         self._need = need
@@ -93,6 +97,15 @@ class Asker:
     def tally(self) -> Tally:
         """A snapshot."""
         return self._tally
+
+    @property
+    def down(self) -> bool:
+        """Whether the teacher fails so steadily just now that it is only probed."""
+        return self._endpoint is not None and self._endpoint.down
+
+    async def knows(self, picture: Picture, query: Query = IDENTITY) -> bool:
+        """Whether the ledger holds the answer; nothing is asked."""
+        return await finished(self._ledger.find, self._question(picture, query), self._need) is not None
 
     async def answer(self, picture: Picture, query: Query = IDENTITY) -> Prediction:
         """The answer to `query` about `picture`, of exactly the level that the run needs."""
@@ -112,13 +125,14 @@ class Asker:
                 self._forget(flight, key)
 
     def _take_off(self, picture: Picture, query: Query) -> _Flight:
-        teacher = self._info
-        question = Question(
-            picture.digest, picture.pixel_digest, teacher.teacher, teacher.revision, query.name
-        )
+        question = self._question(picture, query)
         key = (picture.pixel_digest, query.name)
         flight = self._flights[key] = _Flight(lambda flight: self._obtain(question, query, picture, flight))
         return flight
+
+    def _question(self, picture: Picture, query: Query) -> Question:
+        teacher = self._info
+        return Question(picture.digest, picture.pixel_digest, teacher.teacher, teacher.revision, query.name)
 
     def _forget(self, flight: _Flight, key: tuple[str, str]) -> None:
         if self._flights.get(key) is flight:
@@ -139,11 +153,11 @@ class Asker:
         look_again_s = _FIRST_LOOK_S
         picture: Picture | None = None
         while True:
-            frame = await _finished(self._ledger.find, q, self._need)
+            frame = await finished(self._ledger.find, q, self._need)
             if frame is not None:
                 self._count(saved=1)
                 size = query.size(*whole.pixels.shape[:2])
-                return await _finished(self._read_stored, frame, size)
+                return await finished(self._understood, frame, size)
             if picture is None:  # made only to be sent
                 picture = await asyncio.to_thread(query.shown, whole)
             answer = await self._ask(q, picture, flight)
@@ -155,38 +169,77 @@ class Asker:
     async def _ask(self, q: Question, picture: Picture, flight: _Flight) -> Prediction | None:
         """Claim, send and commit; None where someone else holds the claim."""
         endpoint = self._sendable(picture)
+        pixels = picture.pixels.shape[0] * picture.pixels.shape[1]
         async with self._slots:
+            self._ensure_trusted()
+            meter = LedgerMeter(self._ledger, self._info.teacher, self._purse, pixels)
             try:
-                await _finished(self._claim, q, flight)
+                await finished(self._claim, q, flight)
                 if not flight.claimed:
                     return None
                 flight.sent = True
                 self._count(sent=1, bytes_up=len(picture.body))
-                frame = await endpoint.predict(picture.body, picture.media_type, self._need)
-                self._count(bytes_down=len(frame))
-                return await _finished(self._commit, q, frame, picture)
-            except BaseException:
+                stored = await endpoint.predict(picture.body, picture.media_type, self._need, meter)
+                self._count(bytes_down=len(stored.blob))
+                return await finished(self._commit, q, stored, picture, meter)
+            except BaseException as exc:
+                self._bad += isinstance(exc, ImageRefused)
                 if flight.claimed:
                     with contextlib.suppress(LedgerError):  # the first failure is the one to tell
-                        await _finished(self._ledger.release, q)
+                        await finished(self._ledger.release, q)
                 raise
+            finally:
+                self._count(spent=meter.spent)
 
     def _claim(self, q: Question, flight: _Flight) -> None:
         # noted here, in the thread, so that a cancellation meanwhile cannot make us forget it
         flight.claimed = self._ledger.claim(q, self._need)
 
-    def _commit(self, q: Question, frame: bytes, picture: Picture) -> Prediction:
+    def _commit(self, q: Question, stored: Stored, picture: Picture, meter: LedgerMeter) -> Prediction:
         """Store a fresh answer under the revision that gave it, even where this run cannot use it."""
-        try:
-            answer = _decoded(frame, picture.pixels.shape[:2])
-        except ProtocolError as exc:
-            raise BrokeContract(f"the teacher's answer breaks the protocol: {exc}") from exc
-        self._ledger.commit(replace(q, revision=answer.revision), frame, answer.disclosure)
-        if answer.revision != q.revision:
+        self._ledger.commit(
+            replace(q, revision=stored.revision), stored.blob, stored.level, reservation=meter.reservation
+        )
+        if stored.revision != self._info.revision:
+            self._adopt(stored.revision)
+        return self._understood(stored.blob, picture.pixels.shape[:2])
+
+    def _adopt(self, revision: str) -> None:
+        """A revision that nobody stated before is taken on; any other is another teacher."""
+        before, self._info = self._info.revision, replace(self._info, revision=revision)
+        if self._url is not None:
+            self._ledger.remember(self._url, self._info)
+        if before != UNSTATED:
+            self._info = replace(self._info, revision=before)
             raise Changed(
-                f"the teacher changed from revision {q.revision} to {answer.revision}: start a new run"
+                f"the teacher changed from revision {before} to {revision} while it was asked. Choose: a new "
+                "run with another --out, which asks the new revision about every image; or "
+                f"`--offline --resume`, which goes on with what {before} answered. All answers are kept"
             )
-        return answer.narrow(self._need)
+
+    def _understood(self, blob: bytes, size: tuple[int, int]) -> Prediction:
+        """The prediction in an answer that the ledger holds."""
+        try:
+            answer = self._read(blob, *size, self._need)
+            if answer.classes.shape[1:] != size:
+                raise InvalidValue(f"an answer of {answer.classes.shape[1:]} pixels to {size[0]} x {size[1]}")
+            answer = answer.narrow(self._need)
+        except ProtocolError as exc:
+            if blob.startswith(FRAME_MAGIC):
+                raise LedgerError(f"a stored answer cannot be read ({exc}): use another --ledger") from exc
+            raise ImageRefused(
+                f"its stored answer cannot be read ({exc}): mend --teacher-config, which costs no question"
+            ) from exc
+        self._good, self._bad = self._good + 1, 0
+        return answer
+
+    def _ensure_trusted(self) -> None:
+        """Stop before more is paid where nothing comes of it."""
+        if self._bad >= (_DOUBT_LATER if self._good else _DOUBT_AT_FIRST):
+            raise Refused(
+                f"the last {self._bad} images were all refused, or their answers could not be read: "
+                "nothing more is asked. Look into it with `corte-student doctor`, then run again"
+            )
 
     def _sendable(self, picture: Picture) -> Endpoint:
         if self._endpoint is None:
@@ -206,23 +259,8 @@ class Asker:
             )
         return self._endpoint
 
-    def _read_stored(self, frame: bytes, size: tuple[int, int]) -> Prediction:
-        try:
-            return _decoded(frame, size).narrow(self._need)
-        except ProtocolError as exc:
-            raise LedgerError(f"a stored answer cannot be read ({exc}): use another --ledger") from exc
-
-    def _count(self, *, sent: int = 0, saved: int = 0, bytes_up: int = 0, bytes_down: int = 0) -> None:
-        t = self._tally
-        self._tally = Tally(t.sent + sent, t.saved + saved, t.bytes_up + bytes_up, t.bytes_down + bytes_down)
-
-
-def _decoded(frame: bytes, size: tuple[int, int]) -> Prediction:
-    height, width = size
-    answer = decode_prediction(frame, max_pixels=height * width)
-    if answer.classes.shape[1:] != (height, width):
-        raise InvalidValue(f"an answer of {answer.classes.shape[1:]} pixels to {height} x {width}")
-    return answer
+    def _count(self, **more: int) -> None:
+        self._tally = replace(self._tally, **{k: getattr(self._tally, k) + v for k, v in more.items()})
 
 
 async def ask_info(endpoint: Endpoint | None, ledger: Ledger, url: str) -> tuple[TeacherInfo, bool]:
@@ -236,16 +274,9 @@ async def ask_info(endpoint: Endpoint | None, ledger: Ledger, url: str) -> tuple
         if known is None:
             raise
         return known, True
+    if info.revision == UNSTATED:  # its answers may have stated one before
+        known = await asyncio.to_thread(ledger.recall, url)
+        if known is not None and known.teacher == info.teacher:
+            info = replace(info, revision=known.revision)
     await asyncio.to_thread(ledger.remember, url, info)
     return info, False
-
-
-async def _finished(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """`work` in a thread. A cancellation waits until it is through: nothing goes on behind our back."""
-    running = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
-    running.add_done_callback(_seen)
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait([running])
-        raise

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corte_protocol import VOID, Prediction, TeacherInfo, on_grid
+from corte_protocol.types import VOID_NAME
 from corte_student.errors import DataError
 
 UInt8 = npt.NDArray[np.uint8]
@@ -59,8 +60,11 @@ class ClassMap:
 
     @classmethod
     def identity(cls, info: TeacherInfo) -> "ClassMap":
-        """The student learns the teacher's own classes."""
-        return cls(info.classes, info.colors, np.arange(len(info.classes), dtype=np.uint8))
+        """The student learns the teacher's own classes; the one named `(void)` is void."""
+        kept = [i for i, name in enumerate(info.classes) if name != VOID_NAME]
+        table = np.full(len(info.classes), VOID, np.uint8)
+        table[kept] = np.arange(len(kept))
+        return cls(tuple(info.classes[i] for i in kept), tuple(info.colors[i] for i in kept), table)
 
     @property
     def members(self) -> npt.NDArray[np.int16]:

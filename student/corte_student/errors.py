@@ -8,6 +8,7 @@
                 Refused                 it answers, but not to us, or not this
                 BrokeContract           it answered something that breaks the protocol
                 ImageRefused            it will not take this one image, which is set aside
+                    AnswerLost              it took the image, and the answer was lost on the way
                 Changed                 its revision or its classes are not those the run began with
                 BudgetExhausted         the next request would pass the budget
             DataError               4   images, labels or a class map cannot be used
@@ -50,6 +51,10 @@ class Refused(TeacherError):
 
 class ImageRefused(TeacherError):
     """The teacher will not take this one image: it is set aside and the run goes on."""
+
+
+class AnswerLost(ImageRefused):
+    """It was asked, may have been paid, and no answer came: set aside, another run asks again."""
 
 
 class BrokeContract(TeacherError):

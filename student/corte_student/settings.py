@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from corte_student.errors import SettingsError
+from corte_student.money import Price, price_from
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -78,6 +79,7 @@ class TrainSettings(BaseModel):
     disclosure: str = "auto"
     in_flight: Annotated[int, Field(ge=1, le=256)] = 8
     deadline_s: Annotated[float, Field(gt=0)] = 120.0
+    away_share: Share = 0.5  # of the images; with so many answered, training outlasts a teacher that is away
     checkpoint_every: Positive = 250
     keep_checkpoints: bool = False
     log_every: Positive = 20
@@ -103,7 +105,8 @@ def load_settings(
     values: dict[str, Any] = {}
     for path in recipes:
         values |= read_toml(path)
-    values.pop("classes", None)  # a recipe may carry its class map; `classmap.py` reads it
+    for table in ("classes", "price"):  # a recipe may carry them; `classmap.py` and `money.py` read them
+        values.pop(table, None)
     if ":" in str(values.get("method", "")):
         raise SettingsError(
             f"a recipe names code to run ({values['method']!r}): say it with --method, where you can see it"
@@ -118,6 +121,12 @@ def load_settings(
         return TrainSettings.model_validate(values)
     except ValidationError as exc:
         raise SettingsError(_readable(exc, recipes)) from exc
+
+
+def recipe_price(recipes: Sequence[Path]) -> Price | None:
+    """The `[price]` of the last recipe that has one. Raises SettingsError."""
+    tables = [values["price"] for values in map(read_toml, recipes) if "price" in values]
+    return price_from(tables[-1]) if tables else None
 
 
 def shipped_recipes() -> dict[str, Path]:

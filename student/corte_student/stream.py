@@ -3,7 +3,9 @@
 Strategy: one coroutine walks the plan. Some positions ahead of the step being assembled, each image is read
 and the teacher asked (or the ledger, by the asker), many in flight; assembly waits for the images of its own
 step only. The margin statistics that a batch carries cover exactly the images planned up to it, whatever
-arrived meanwhile, so a run that trains while it collects can be resumed bit for bit.
+arrived meanwhile, so a run that trains while it collects can be resumed bit for bit. Only while the teacher
+is away, and enough was answered before, images that are paid for stand in for those that are not: training
+goes on, and the missing ones are asked about again when the plan comes to them.
 """
 
 import asyncio
@@ -21,7 +23,7 @@ from corte_student.asking import Asker
 from corte_student.classmap import ClassMap, Mapped
 from corte_student.data.augment import ViewSettings, cut, draw_geometry, strengthen
 from corte_student.data.folder import read_picture
-from corte_student.errors import DataError, ImageRefused
+from corte_student.errors import DataError, ImageRefused, Unavailable
 from corte_student.plan import Plan, Rarity
 from corte_student.pseudo_labels import Answers
 from corte_student.queries import IDENTITY, Query
@@ -94,7 +96,16 @@ class Reading:
     tests: Literal["margin", "confidence"] = "margin"
 
 
-_Shelf = OrderedDict[int, "asyncio.Task[_Example | str]"]
+@dataclass(frozen=True, slots=True)
+class _Away:
+    """No answer now: the teacher is away."""
+
+    why: Unavailable
+
+
+_Shelf = OrderedDict[int, "asyncio.Task[_Example | _Away | str]"]
+_GLANCE_S = 0.5
+"""So often it is looked whether the teacher went away while an image is waited for."""
 
 
 class Stream:
@@ -112,7 +123,10 @@ class Stream:
         *,
         ahead: int,
         memory_bytes: int,
+        away_share: float = 0.5,
     ) -> None:
+        self.stood_in = 0
+        self._away_share = away_share
         self._paths, self._plan, self._view = paths, plan, view
         self._asker, self._classmap, self._reading, self._state = asker, classmap, reading, state
         self._ahead, self._memory = ahead, memory_bytes
@@ -128,6 +142,8 @@ class Stream:
                     self._take(image, readers)
                 self._make_room(set(window))
                 await queue.put(await self._assemble(step, readers))
+            for task in self._shelf.values():
+                task.cancel()  # of what the plan needs no more; a request under way still comes home
         await queue.put(None)
 
     def _window(self, step: int) -> list[int]:
@@ -144,8 +160,9 @@ class Stream:
             self._rarity = Rarity(self._state.areas)  # complete: the areas do not change any more
         return self._plan.image_at(position, self._rarity)
 
-    def _take(self, image: int, readers: asyncio.TaskGroup) -> "asyncio.Task[_Example | str]":
-        if image not in self._shelf:
+    def _take(self, image: int, readers: asyncio.TaskGroup) -> "asyncio.Task[_Example | _Away | str]":
+        task = self._shelf.get(image)
+        if task is None or (task.done() and isinstance(task.result(), _Away)):  # then it is asked again
             self._shelf[image] = readers.create_task(self._example(self._paths[image]))
         self._shelf.move_to_end(image)
         return self._shelf[image]
@@ -161,8 +178,8 @@ class Stream:
                 total -= example.nbytes
                 del self._shelf[image]
 
-    async def _example(self, path: Path) -> _Example | str:
-        """The picture and its mapped answer, or why this image is set aside."""
+    async def _example(self, path: Path) -> _Example | _Away | str:
+        """The picture and its mapped answer, or why this image is set aside, or that it must wait."""
         try:
             picture = await asyncio.to_thread(read_picture, path)
             how = self._reading
@@ -172,18 +189,45 @@ class Stream:
             return _Example(picture.pixels, mapped)
         except (DataError, ImageRefused) as exc:
             return str(exc)
+        except Unavailable as exc:
+            return _Away(exc)
 
     async def _usable(self, image: int, readers: asyncio.TaskGroup) -> tuple[int, _Example]:
         """The image, or the next one in the folder's order that is not set aside."""
         count = len(self._paths)
         for _ in range(count):
             if image not in self._state.aside:
-                example = await self._take(image, readers)
+                example = await self._arrived(image, readers)
+                if isinstance(example, _Away):
+                    return await self._stand_in(image, example, readers)
                 if isinstance(example, _Example):
                     return image, example
                 self._state.aside[image] = example
             image = (image + 1) % count
         raise DataError(f"none of the {count} images can be used; the first: {self._state.aside[0]}")
+
+    async def _arrived(self, image: int, readers: asyncio.TaskGroup) -> _Example | _Away | str:
+        """What becomes of an image; that it must wait, as soon as the teacher is seen to be away."""
+        task = self._take(image, readers)
+        while not (await asyncio.wait([task], timeout=_GLANCE_S))[0]:
+            if self._asker.down and self._enough():
+                return _Away(Unavailable("the teacher is away"))
+        return task.result()
+
+    def _enough(self) -> bool:
+        return int(self._state.seen.sum()) >= max(1, self._away_share * len(self._paths))
+
+    async def _stand_in(self, image: int, away: _Away, readers: asyncio.TaskGroup) -> tuple[int, _Example]:
+        """The next image in the folder's order that was answered before. Unavailable below the share."""
+        if not self._enough():
+            raise away.why
+        answered = np.flatnonzero(self._state.seen)
+        for other in np.roll(answered, -int(np.searchsorted(answered, image))).tolist():
+            example = await self._take(other, readers)
+            if isinstance(example, _Example):
+                self.stood_in += 1
+                return other, example
+        raise away.why
 
     async def _assemble(self, step: int, readers: asyncio.TaskGroup) -> Batch:
         examples = []

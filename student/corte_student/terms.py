@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from corte_protocol import Disclosure, InvalidValue, TeacherInfo
 from corte_student.errors import SettingsError
-from corte_student.pseudo_labels import PseudoLabeller
+from corte_student.methods import Needs
 from corte_student.queries import LABEL_VIEWS, Query, parse_views
 from corte_student.settings import TrainSettings
 
@@ -32,7 +32,7 @@ class Terms:
         return said
 
 
-def settle(info: TeacherInfo, settings: TrainSettings, labeller: PseudoLabeller) -> Terms:
+def settle(info: TeacherInfo, settings: TrainSettings, labeller: Needs) -> Terms:
     """The terms of a run. Raises SettingsError where the method needs more than is disclosed."""
     level = _level(info, settings)
     surrogate = level.prob_bits == 0 and labeller.needs.prob_bits > 0

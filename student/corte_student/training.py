@@ -6,10 +6,8 @@ images, ledger, teacher -> class map -> stream -> trainer -> RUN
 import asyncio
 import hashlib
 import json
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +15,16 @@ import torch
 from pydantic import SecretStr
 
 from corte_protocol import TeacherInfo
-from corte_student.asking import Asker, Tally, ask_info
+from corte_student.asking import Asker, Tally
 from corte_student.checkpoint import StudentSpec, TrainState, latest, restore
 from corte_student.classmap import ClassMap, load_classmap
 from corte_student.data.augment import ViewSettings
 from corte_student.data.folder import find_images
 from corte_student.ema import Ema
-from corte_student.endpoints import Endpoint, connect
+from corte_student.endpoints import UNSTATED, Access, Endpoint
 from corte_student.errors import CheckpointError, SettingsError
-from corte_student.ledger import Ledger, default_ledger_path, ensure_outside
+from corte_student.ledger import default_ledger_path, ensure_outside
+from corte_student.metering import Purse
 from corte_student.models import build_student
 from corte_student.optim import build_optimizer
 from corte_student.plan import Plan
@@ -33,7 +32,9 @@ from corte_student.pseudo_labels import PseudoLabeller, Refinement, Selection, b
 from corte_student.report.recorded import Recorded
 from corte_student.report.runlog import RunLog
 from corte_student.report.signals import RunWarning
+from corte_student.session import Session
 from corte_student.settings import TrainSettings, differences
+from corte_student.stopping import on_signals
 from corte_student.stream import Batch, Reading, Stream, StreamState
 from corte_student.terms import Terms, settle
 from corte_student.trainer import Interval, Trainer
@@ -41,7 +42,11 @@ from corte_student.trainer import Interval, Trainer
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to train, from whom, on what. `weights` is a folder of encoder weights (timm `local-dir:`)."""
+    """What to train, from whom, on what. `weights` is a folder of encoder weights (timm `local-dir:`).
+
+    `access` says all about a teacher that is not a CoRTe service at `url`; `offline` trains on what the
+    ledger holds and touches no network.
+    """
 
     url: str
     images: Path
@@ -53,15 +58,31 @@ class Job:
     key: SecretStr | None = None
     insecure_http: bool = False
     resume: bool = False
+    access: Access | None = None
+    purse: Purse = field(default_factory=Purse)
+    offline: bool = False
+
+    @property
+    def session(self) -> Session:
+        """Whom to ask, and how."""
+        access = self.access or Access(self.url, key=self.key, insecure_http=self.insecure_http)
+        how = self.settings
+        return Session(access, self.purse, self.ledger, how.deadline_s, how.in_flight, self.offline)
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How a run ended: steps done, what asking cost, which images were set aside and why."""
+    """How a run ended: steps done, what asking cost, which images were set aside and why.
+
+    `stood_in` times an image took the place of one that the teacher, being away, did not answer; `missing`
+    images were never seen, for that or because the plan ended before.
+    """
 
     step: int
     tally: Tally
     aside: dict[str, str]
+    stood_in: int = 0
+    missing: int = 0
 
 
 class Observer:
@@ -96,30 +117,20 @@ async def train(job: Job, observer: Observer | None = None, endpoint: Endpoint |
         raise CheckpointError(
             f"{job.out} holds a run already: add --resume to go on, or choose another --out"
         )
-    ledger = Ledger.open(ledger_path)
-    endpoint = endpoint or connect(
-        job.url,
-        key=job.key,
-        insecure_http=job.insecure_http,
-        deadline_s=settings.deadline_s,
-        connections=settings.in_flight,
-    )
-    try:
-        info, offline = await ask_info(endpoint, ledger, job.url)
+    async with job.session.open(endpoint) as opened:
+        info = opened.info
         classmap = load_classmap(job.classes, info) if job.classes else ClassMap.identity(info)
         state, spec = build(job, classmap, len(paths))
         terms = settle(info, settings, state.labeller)
-        asker = Asker(None if offline else endpoint, ledger, info, terms.level, settings.in_flight)
+        asker = opened.asker(terms.level)
         _begin(job, info, classmap, paths)
         if job.resume and latest(job.out) is not None:
             state = restore(job.out, state)
-        observer.began(info, classmap, terms, len(paths), offline, state.step)
-        await _loop(job, state, spec, paths, asker, classmap, terms, observer)
+        observer.began(info, classmap, terms, len(paths), opened.offline, state.step)
+        stood_in = await _loop(job, state, spec, paths, asker, classmap, terms, observer)
         aside = {str(paths[image].relative_to(job.images)): why for image, why in state.stream.aside.items()}
-        return Summary(state.step, asker.tally, aside)
-    finally:
-        await endpoint.aclose()
-        ledger.close()
+        missing = int((~state.stream.seen).sum()) - len(aside)
+        return Summary(state.step, asker.tally, aside, stood_in, missing)
 
 
 def build(job: Job, classmap: ClassMap, images: int) -> tuple[TrainState, StudentSpec]:
@@ -195,7 +206,8 @@ async def _loop(
     classmap: ClassMap,
     terms: Terms,
     observer: Observer,
-) -> None:
+) -> int:
+    """Train to the end of the plan; how often an image stood in for one that the teacher owed."""
     settings = job.settings
     plan = Plan(
         len(paths),
@@ -224,6 +236,7 @@ async def _loop(
         state.stream,
         ahead=2 * settings.in_flight,
         memory_bytes=settings.memory_mb << 20,
+        away_share=settings.away_share,
     )
     told = _teller(RunLog(job.out, step=state.step), asker, observer, settings, state.step)
     trainer = Trainer(
@@ -237,10 +250,11 @@ async def _loop(
     )
     # two batches ready: one being assembled while one trains is enough, more only holds memory
     queue: asyncio.Queue[Batch | None] = asyncio.Queue(maxsize=2)
-    with _signals(trainer.stop):
+    with on_signals(trainer.stop):
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(stream.feed(queue, state.step))
             tasks.create_task(trainer.run(queue))
+    return stream.stood_in
 
 
 def _teller(
@@ -283,23 +297,6 @@ def _teller(
     return told
 
 
-@contextmanager
-def _signals(stop: Callable[[int], None]) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-    taken = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        try:
-            loop.add_signal_handler(number, stop, number)
-            taken.append(number)
-        except (NotImplementedError, RuntimeError):  # not the main thread, or Windows
-            continue
-    try:
-        yield
-    finally:
-        for number in taken:
-            loop.remove_signal_handler(number)
-
-
 def _begin(job: Job, info: TeacherInfo, classmap: ClassMap, paths: list[Path]) -> None:
     """Write RUN/run.json, or check a resume against it. Raises SettingsError that lists the differences."""
     names = "\n".join(p.relative_to(job.images).as_posix() for p in paths)
@@ -316,6 +313,8 @@ def _begin(job: Job, info: TeacherInfo, classmap: ClassMap, paths: list[Path]) -
     if job.resume and path.is_file():
         saved = json.loads(path.read_text())
         changed = differences(saved.pop("settings"), job.settings)
+        if saved["revision"] == UNSTATED:  # stated since by the teacher's first answer
+            saved["revision"] = record["revision"]
         changed += [f"{key}: {saved[key]} -> {record[key]}" for key in saved if saved[key] != record.get(key)]
         if changed:
             raise SettingsError(

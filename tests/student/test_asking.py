@@ -57,7 +57,7 @@ async def asking(
     ledger = Ledger.open(path)
     endpoint: Endpoint | None = None
     if url is not None:
-        endpoint = connect(url, key=None, insecure_http=False, deadline_s=30, connections=4)
+        endpoint = connect(url, deadline_s=30, connections=4)
     try:
         yield Asker(endpoint, ledger, teacher_info(revision), need, 4, grace_s=grace_s)
     finally:
@@ -238,8 +238,8 @@ async def test_a_stored_answer_that_cannot_be_read_is_a_ledger_error(path: Path)
 async def test_the_last_info_stands_in_for_a_teacher_that_is_down(teacher: FaultyTeacher, path: Path) -> None:
     """Offline only where nobody answers: a refusal is never papered over."""
     ledger = Ledger.open(path)
-    endpoint = connect(teacher.url, key=None, insecure_http=False, deadline_s=0.5, connections=1)
-    dead = connect("http://127.0.0.1:9", key=None, insecure_http=False, deadline_s=0.1, connections=1)
+    endpoint = connect(teacher.url, deadline_s=0.5, connections=1)
+    dead = connect("http://127.0.0.1:9", deadline_s=0.1, connections=1)
     with pytest.raises(Unavailable):
         await ask_info(dead, ledger, teacher.url)
     with pytest.raises(Unavailable):
@@ -328,7 +328,7 @@ async def test_the_real_service_answers_what_the_student_reads(path: Path, tmp_p
         ["--open", "--disclosure", "margin", "--backend", "red_backend:make", "--card", str(card)],
         {"PYTHONPATH": str(TESTS)},
     ) as url:
-        endpoint = connect(url, key=None, insecure_http=False, deadline_s=30, connections=2)
+        endpoint = connect(url, deadline_s=30, connections=2)
         ledger = Ledger.open(path)
         info, offline = await ask_info(endpoint, ledger, url)
         assert not offline

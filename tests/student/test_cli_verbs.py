@@ -169,15 +169,17 @@ def test_the_black_box_is_scored_in_the_classes_of_a_map(teacher: str, data: Pat
     assert "no class 'nonsense'" in failed(corte(*args), 4)
 
 
-def test_inspect_knows_what_the_methods_need() -> None:
-    """Its list, which must not load torch, says what the pseudo-labellers say."""
-    from corte_student.pseudo_labels import Refinement, Selection, build_labeller
+def test_what_methods_need_is_known_without_torch() -> None:
+    """The list for verbs that must not load torch says what the pseudo-labellers say."""
+    from corte_student.methods import NEEDS
+    from corte_student.pseudo_labels import METHODS, Refinement, Selection, build_labeller
 
-    for method, needs in INSPECT._METHODS.items():
+    assert set(NEEDS) == set(METHODS)
+    for method, known in NEEDS.items():
         labeller = build_labeller(
             method, 2, selection=Selection(), refinement=Refinement(), least=0.5, seed=0
         )
-        assert labeller.needs == needs
+        assert (labeller.needs, labeller.surrogate) == (known.needs, known.surrogate)
 
 
 def test_more_than_the_teacher_discloses_is_refused(teacher: str, data: Path) -> None:

@@ -12,9 +12,13 @@ import typer
 from typer.core import TyperGroup
 
 from corte_protocol import CorteError
+from corte_student.cli.collect import collect
+from corte_student.cli.doctor import doctor
 from corte_student.cli.evaluate import evaluate
 from corte_student.cli.explain import explain
 from corte_student.cli.inspect import inspect
+from corte_student.cli.ledger import ledger
+from corte_student.cli.plan import plan
 from corte_student.cli.predict import predict
 from corte_student.cli.train import train
 
@@ -85,5 +89,6 @@ def _main(
     logging.getLogger("timm").setLevel(logging.ERROR)
 
 
-for _verb in (train, evaluate, predict, inspect, explain):
+for _verb in (plan, collect, train, evaluate, predict, inspect, explain, doctor):
     app.command()(_verb)
+app.add_typer(ledger)

@@ -4,36 +4,35 @@ import asyncio
 import json
 import sys
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from corte_student.cli.access import DeadlineS, InsecureHttp, KeyFile, LedgerFile, reached
-from corte_student.cli.keys import read_key
+from corte_student.cli.access import (
+    Budget,
+    DeadlineS,
+    InsecureHttp,
+    KeyFile,
+    LedgerFile,
+    MaxRequests,
+    Offline,
+    PricePer1k,
+    TeacherConfigFile,
+    TeacherKind,
+    TeacherUrl,
+    access_of,
+    flag_price,
+    purse_of,
+)
 from corte_student.errors import SettingsError
 
 if TYPE_CHECKING:  # loaded inside the functions: --help must stay quick
     from corte_protocol import Disclosure, TeacherInfo
     from corte_student.metrics import ConfusionMatrix
+    from corte_student.session import Session
 
 Pairs = Sequence[tuple[Path, Path]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Asking:
-    """The flags about the black box."""
-
-    url: str
-    classes: Path | None
-    disclosure: str | None
-    ledger: Path | None
-    key_file: Path | None
-    insecure_http: bool
-    deadline_s: float
-    in_flight: int
 
 
 def evaluate(
@@ -51,9 +50,9 @@ def evaluate(
         ),
     ] = "plain",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
-    teacher_url: Annotated[
-        str | None, typer.Option("--teacher-url", help="Score the black box at this URL instead of a run.")
-    ] = None,
+    teacher_url: TeacherUrl = None,
+    teacher_kind: TeacherKind = None,
+    teacher_config: TeacherConfigFile = None,
     classes: Annotated[
         Path | None, typer.Option("--classes", help="Class map (TOML) from the teacher's classes to yours.")
     ] = None,
@@ -65,10 +64,14 @@ def evaluate(
     key_file: KeyFile = None,
     insecure_http: InsecureHttp = False,
     deadline: DeadlineS = 120.0,
+    price_per_1k: PricePer1k = None,
+    budget: Budget = None,
+    max_requests: MaxRequests = None,
+    offline: Offline = False,
     in_flight: Annotated[int, typer.Option("--in-flight", min=1, help="Requests under way at once.")] = 4,
 ) -> None:
     """Score a student, or with --teacher-url the black box itself, against labels."""
-    if (run is None) == (teacher_url is None):
+    if (run is None) == (teacher_url is None and teacher_config is None):
         raise SettingsError("give either a RUN folder or --teacher-url, whichever is to be scored")
     from corte_student.data.layouts import pair
 
@@ -76,11 +79,16 @@ def evaluate(
     if run is not None:
         names, matrix = _score_student(run, pairs, layout)
     else:
-        assert teacher_url is not None
-        asking = _Asking(
-            teacher_url, classes, disclosure, ledger, key_file, insecure_http, deadline, in_flight
+        from corte_student.session import Session
+
+        price = flag_price(price_per_1k)
+        access = access_of(
+            teacher_url, teacher_kind, teacher_config, key_file, insecure_http=insecure_http, price=price
         )
-        names, matrix = asyncio.run(_score_teacher(asking, pairs, layout))
+        purse = purse_of(access, price_per_1k, budget, max_requests)
+        session = Session(access, purse, ledger, deadline, in_flight, offline)
+        names, matrix = asyncio.run(_score_teacher(session, classes, disclosure, pairs, layout))
+        teacher_url = access.url
     if as_json:
         typer.echo(json.dumps(as_object(names, matrix)))
     else:
@@ -136,43 +144,27 @@ def _score_student(run: Path, pairs: Pairs, layout: str) -> tuple[Sequence[str],
 
 
 async def _score_teacher(
-    asking: _Asking, pairs: Pairs, layout: str
+    session: "Session", classes: Path | None, disclosure: str | None, pairs: Pairs, layout: str
 ) -> tuple[Sequence[str], "ConfusionMatrix"]:
-    from corte_student.asking import Asker, ask_info
     from corte_student.classmap import ClassMap, load_classmap
     from corte_student.data.layouts import check_classes
     from corte_student.evaluate import score, teacher_predicts
-    from corte_student.ledger import Ledger, default_ledger_path
     from corte_student.report.progress import Progress
 
-    key = read_key(asking.key_file)
-    async with AsyncExitStack() as stack:
-        ledger = Ledger.open(asking.ledger or default_ledger_path())
-        stack.callback(ledger.close)
-        endpoint = await stack.enter_async_context(
-            reached(
-                asking.url,
-                key,
-                insecure_http=asking.insecure_http,
-                deadline_s=asking.deadline_s,
-                connections=asking.in_flight,
-            )
-        )
-        info, offline = await ask_info(endpoint, ledger, asking.url)
-        classmap = ClassMap.identity(info) if asking.classes is None else load_classmap(asking.classes, info)
+    async with session.open() as opened:
+        info = opened.info
+        classmap = ClassMap.identity(info) if classes is None else load_classmap(classes, info)
         check_classes(layout, classmap.names)
-        asker = Asker(
-            None if offline else endpoint, ledger, info, _level(asking.disclosure, info), asking.in_flight
-        )
-        progress = stack.enter_context(Progress(len(pairs), "evaluate"))
-        matrix = await score(
-            teacher_predicts(asker, classmap),
-            pairs,
-            layout=layout,
-            classes=len(classmap.names),
-            in_flight=asking.in_flight,
-            on_image=lambda done: progress.update(done, sent=asker.tally.sent, saved=asker.tally.saved),
-        )
+        asker = opened.asker(_level(disclosure, info))
+        with Progress(len(pairs), "evaluate") as progress:
+            matrix = await score(
+                teacher_predicts(asker, classmap),
+                pairs,
+                layout=layout,
+                classes=len(classmap.names),
+                in_flight=session.in_flight,
+                on_image=lambda done: progress.update(done, sent=asker.tally.sent, saved=asker.tally.saved),
+            )
     return classmap.names, matrix
 
 

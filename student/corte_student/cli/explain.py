@@ -6,22 +6,33 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from corte_student.cli.access import DeadlineS, InsecureHttp, KeyFile, LedgerFile, TeacherUrl, reached
-from corte_student.cli.keys import read_key
+from corte_student.cli.access import (
+    DeadlineS,
+    InsecureHttp,
+    KeyFile,
+    LedgerFile,
+    Offline,
+    TeacherConfigFile,
+    TeacherKind,
+    TeacherUrl,
+    access_of,
+)
 
 if TYPE_CHECKING:  # loaded inside the functions: --help must stay quick
     from PIL.Image import Image
-    from pydantic import SecretStr
 
     from corte_student.classmap import ClassMap, Mapped, UInt8
     from corte_student.data.folder import Picture
+    from corte_student.session import Session
 
 
 def explain(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `train`.")],
     images: Annotated[list[Path], typer.Option("--image", help="An image of the run; repeatable.")],
-    teacher_url: TeacherUrl,
     out: Annotated[Path, typer.Option("--out", help="The PNG to write.")],
+    teacher_url: TeacherUrl = None,
+    teacher_kind: TeacherKind = None,
+    teacher_config: TeacherConfigFile = None,
     steps: Annotated[
         list[int] | None,
         typer.Option("--step", help="A kept checkpoint; repeatable. By default up to four, spread evenly."),
@@ -30,6 +41,7 @@ def explain(
     key_file: KeyFile = None,
     insecure_http: InsecureHttp = False,
     deadline: DeadlineS = 120.0,
+    offline: Offline = False,
 ) -> None:
     """Draw the answer, its relative confidence, what is kept, and the targets as they changed in training.
 
@@ -37,7 +49,7 @@ def explain(
     """
     from corte_student.checkpoint import kept_steps
     from corte_student.errors import CheckpointError
-    from corte_student.ledger import default_ledger_path
+    from corte_student.session import Session
 
     there = kept_steps(run)
     chosen = steps or spread(there, 4)
@@ -45,17 +57,9 @@ def explain(
         raise CheckpointError(
             f"{run} holds checkpoints of the steps {', '.join(map(str, there)) or 'none'}: choose of these"
         )
-    pictures, classmap, answers = asyncio.run(
-        _answers(
-            run,
-            images,
-            teacher_url,
-            ledger or default_ledger_path(),
-            read_key(key_file),
-            insecure_http,
-            deadline,
-        )
-    )
+    access = access_of(teacher_url, teacher_kind, teacher_config, key_file, insecure_http=insecure_http)
+    session = Session(access, ledger=ledger, deadline_s=deadline, in_flight=1, offline=offline)
+    pictures, classmap, answers = asyncio.run(_answers(run, images, session))
     sheet = _drawn(run, chosen, pictures, classmap, answers)
     out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(out, "PNG", optimize=True)
@@ -70,48 +74,33 @@ def spread(steps: list[int], count: int) -> list[int]:
 
 
 async def _answers(
-    run: Path,
-    images: list[Path],
-    url: str,
-    ledger_path: Path,
-    key: "SecretStr | None",
-    insecure_http: bool,
-    deadline_s: float,
+    run: Path, images: list[Path], session: "Session"
 ) -> tuple[list["Picture"], "ClassMap", list["Mapped"]]:
-    from corte_student.asking import Asker, ask_info
     from corte_student.data.folder import read_picture
     from corte_student.explain import read_classmap, read_settings
-    from corte_student.ledger import Ledger
     from corte_student.terms import settle
     from corte_student.training import labeller_of
     from corte_student.views import ask_views
 
     settings = read_settings(run)
-    async with reached(
-        url, key, insecure_http=insecure_http, deadline_s=deadline_s, connections=1
-    ) as endpoint:
-        ledger = Ledger.open(ledger_path)
-        try:
-            info, offline = await ask_info(endpoint, ledger, url)
-            classmap = read_classmap(run, info)
-            labeller = labeller_of(settings, len(classmap.names))
-            terms = settle(info, settings, labeller)
-            asker = Asker(None if offline else endpoint, ledger, info, terms.level, 1)
-            pictures = [read_picture(path) for path in images]
-            answers = [
-                await ask_views(
-                    asker,
-                    classmap,
-                    picture,
-                    terms.queries,
-                    surrogate=terms.surrogate,
-                    scores=labeller.wants_scores,
-                )
-                for picture in pictures
-            ]
-            return pictures, classmap, answers
-        finally:
-            ledger.close()
+    async with session.open() as opened:
+        classmap = read_classmap(run, opened.info)
+        labeller = labeller_of(settings, len(classmap.names))
+        terms = settle(opened.info, settings, labeller)
+        asker = opened.asker(terms.level)
+        pictures = [read_picture(path) for path in images]
+        answers = [
+            await ask_views(
+                asker,
+                classmap,
+                picture,
+                terms.queries,
+                surrogate=terms.surrogate,
+                scores=labeller.wants_scores,
+            )
+            for picture in pictures
+        ]
+        return pictures, classmap, answers
 
 
 def _drawn(

@@ -8,35 +8,32 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from corte_protocol import Disclosure, TeacherInfo
-from corte_student.cli.access import DeadlineS, InsecureHttp, KeyFile, reached
-from corte_student.cli.keys import read_key
+from corte_protocol import TeacherInfo
+from corte_student.cli.access import (
+    DeadlineS,
+    InsecureHttp,
+    KeyFile,
+    TeacherConfigFile,
+    TeacherKind,
+    TeacherUrl,
+    access_of,
+)
 from corte_student.errors import DataError, SettingsError
+from corte_student.methods import NEEDS
 
 if TYPE_CHECKING:  # loaded inside the functions: --help must stay quick
+    from corte_student.endpoints import Access
     from corte_student.report.overview import Overview, Value
     from corte_student.report.recorded import Recorded
-
-# the `needs` of corte_student.pseudo_labels, which loads torch; a test keeps the two alike
-_METHODS = {
-    "naive": Disclosure(1, 0),
-    "threshold": Disclosure(1, 8),
-    "soft": Disclosure(1, 8),
-    "corte": Disclosure(1, 8),
-    "class-mean": Disclosure(1, 8),
-    "random": Disclosure(1, 8),
-    "distil": Disclosure(1, 8),
-    "dine": Disclosure(1, 8),
-}
 
 
 def inspect(
     run: Annotated[
         Path | None, typer.Argument(metavar="[RUN]", help="Run folder of `train`; or give --teacher-url.")
     ] = None,
-    teacher_url: Annotated[
-        str | None, typer.Option("--teacher-url", help="Where the teacher listens, http(s)://HOST:PORT.")
-    ] = None,
+    teacher_url: TeacherUrl = None,
+    teacher_kind: TeacherKind = None,
+    teacher_config: TeacherConfigFile = None,
     key_file: KeyFile = None,
     insecure_http: InsecureHttp = False,
     deadline: DeadlineS = 20.0,
@@ -46,15 +43,15 @@ def inspect(
     ] = None,
 ) -> None:
     """Show what the teacher at a URL offers; or how a RUN goes, in signals that need no labels."""
-    if (run is None) == (teacher_url is None):
+    if (run is None) == (teacher_url is None and teacher_config is None):
         raise SettingsError("give either a RUN folder or --teacher-url, whichever is to be inspected")
     if run is not None:
         _inspect_run(run, picture, as_json=as_json)
         return
     if picture is not None:
         raise SettingsError("--picture draws a RUN: give its folder in place of --teacher-url")
-    assert teacher_url is not None
-    info = asyncio.run(_ask(teacher_url, key_file, insecure_http, deadline))
+    access = access_of(teacher_url, teacher_kind, teacher_config, key_file, insecure_http=insecure_http)
+    info = asyncio.run(_ask(access, deadline))
     if as_json:
         from corte_protocol import encode_info
 
@@ -66,7 +63,7 @@ def inspect(
 
 def possible_methods(info: TeacherInfo) -> list[str]:
     """The values of `train --method` for which the teacher discloses enough."""
-    return [name for name, needs in _METHODS.items() if info.disclosure.allows(needs)]
+    return [name for name, known in NEEDS.items() if info.disclosure.allows(known.needs)]
 
 
 def _meaning(info: TeacherInfo) -> str:
@@ -81,12 +78,14 @@ def _meaning(info: TeacherInfo) -> str:
     return f"the {held.top_k} best classes of each pixel with {scores}"
 
 
-async def _ask(url: str, key_file: KeyFile, insecure_http: bool, deadline_s: float) -> TeacherInfo:
-    key = read_key(key_file)
-    async with reached(
-        url, key, insecure_http=insecure_http, deadline_s=deadline_s, connections=1
-    ) as endpoint:
+async def _ask(access: "Access", deadline_s: float) -> TeacherInfo:
+    from corte_student.endpoints import connect
+
+    endpoint = connect(access, deadline_s=deadline_s, connections=1)
+    try:
         return await endpoint.info()
+    finally:
+        await endpoint.aclose()
 
 
 def _show(info: TeacherInfo) -> None:
@@ -95,7 +94,7 @@ def _show(info: TeacherInfo) -> None:
     from rich.text import Text
 
     possible = possible_methods(info)
-    missing = [name for name in _METHODS if name not in possible]
+    missing = [name for name in NEEDS if name not in possible]
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column()
@@ -104,7 +103,7 @@ def _show(info: TeacherInfo) -> None:
     facts.add_row("disclosure", f"{info.disclosure}: {_meaning(info)}")
     facts.add_row("methods", ", ".join(possible))
     if missing:
-        needs = ", ".join(f"{name} ({_METHODS[name]})" for name in missing)
+        needs = ", ".join(f"{name} ({NEEDS[name].needs})" for name in missing)
         facts.add_row("", f"needs more than it discloses: {needs}")
     facts.add_row("one image", f"up to {info.limits.max_body_bytes / 1e6:.1f} MB")
     facts.add_row("", f"up to {info.limits.max_pixels / 1e6:.1f} million pixels")

@@ -12,6 +12,8 @@ from rich.text import Text
 from corte_protocol import VOID, TeacherInfo
 from corte_student.asking import Tally
 from corte_student.classmap import ClassMap
+from corte_student.metering import Purse
+from corte_student.money import show
 from corte_student.report.progress import Progress
 from corte_student.report.recorded import Recorded
 from corte_student.report.signals import RunWarning
@@ -24,8 +26,9 @@ from corte_student.training import Observer, Summary
 class Told(Observer):
     """Prints what a run tells. Use as a context, so that a bar is closed whatever happens."""
 
-    def __init__(self, settings: TrainSettings) -> None:
+    def __init__(self, settings: TrainSettings, purse: Purse | None = None) -> None:
         self._settings = settings
+        self._price = None if purse is None else purse.price
         self._console = Console(file=sys.stderr)
         self._progress: Progress | None = None
 
@@ -59,7 +62,8 @@ class Told(Observer):
     def stepped(self, step: int, tally: Tally) -> None:
         """Move the bar."""
         if self._progress is not None:
-            self._progress.update(step, sent=tally.sent, saved=tally.saved)
+            cost = {} if self._price is None else {"cost": show(tally.spent, self._price.currency)}
+            self._progress.update(step, sent=tally.sent, saved=tally.saved, **cost)
 
     def interval(self, interval: Interval, tally: Tally, per_second: float) -> None:
         """Fresh numbers beside the bar."""
@@ -79,13 +83,22 @@ class Told(Observer):
         tally = summary.tally
         self._console.print(
             f"done: {summary.step} steps; requests sent {tally.sent}, served by the ledger {tally.saved}, "
-            f"{tally.bytes_up / 1e6:.1f} MB up, {tally.bytes_down / 1e6:.1f} MB down",
+            f"{tally.bytes_up / 1e6:.1f} MB up, {tally.bytes_down / 1e6:.1f} MB down"
+            + ("" if self._price is None else f", spent {show(tally.spent, self._price.currency)}"),
             highlight=False,
             soft_wrap=True,
         )
         for warning in Recorded.read(out).monitor().standing():
             self._console.print(
                 f"warning since step {warning.step}: {warning.message}", highlight=False, soft_wrap=True
+            )
+        if summary.stood_in:
+            self._console.print(
+                f"the teacher was away: {summary.stood_in} times another image stood in, "
+                f"{summary.missing} images were never learned from. "
+                "For all of them: `corte-student collect`, then a new run",
+                highlight=False,
+                soft_wrap=True,
             )
         for name, why in summary.aside.items():
             self._console.print(f"set aside: {name}: {why}", highlight=False, soft_wrap=True)

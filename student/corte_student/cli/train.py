@@ -6,9 +6,22 @@ from typing import Annotated, Any
 
 import typer
 
-from corte_student.cli.keys import read_key
+from corte_student.cli.access import (
+    Budget,
+    InsecureHttp,
+    KeyFile,
+    LedgerFile,
+    MaxRequests,
+    Offline,
+    PricePer1k,
+    TeacherConfigFile,
+    TeacherKind,
+    TeacherUrl,
+    access_of,
+    flag_price,
+    purse_of,
+)
 
-URL = Annotated[str, typer.Option(help="Where the teacher answers, for example http://127.0.0.1:8000")]
 IMAGES = Annotated[Path, typer.Option(help="Folder of unlabelled target images, read recursively")]
 OUT = Annotated[Path, typer.Option(help="Run folder: settings, log and checkpoints")]
 RECIPE = Annotated[
@@ -27,16 +40,15 @@ METHOD = Annotated[
         help="corte, naive, threshold, class-mean, random, soft, distil, dine, or package.module:factory"
     ),
 ]
-LEDGER = Annotated[Path | None, typer.Option(help="Where answers are kept; default: one per user")]
 RESUME = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out")]
-KEY_FILE = Annotated[Path | None, typer.Option(help="File that holds the key; else CORTE_TEACHER_KEY")]
-INSECURE = Annotated[bool, typer.Option("--insecure-http", help="Send the key unencrypted")]
 
 
 def train(
-    teacher_url: URL,
     images: IMAGES,
     out: OUT,
+    teacher_url: TeacherUrl = None,
+    teacher_kind: TeacherKind = None,
+    teacher_config: TeacherConfigFile = None,
     recipe: RECIPE = None,
     set_: SET = None,
     classes: CLASSES = None,
@@ -45,13 +57,17 @@ def train(
     steps: STEPS = None,
     seed: SEED = None,
     method: METHOD = None,
-    ledger: LEDGER = None,
+    ledger: LedgerFile = None,
     resume: RESUME = False,
-    key_file: KEY_FILE = None,
-    insecure_http: INSECURE = False,
+    offline: Offline = False,
+    price_per_1k: PricePer1k = None,
+    budget: Budget = None,
+    max_requests: MaxRequests = None,
+    key_file: KeyFile = None,
+    insecure_http: InsecureHttp = False,
 ) -> None:
     """Train a lightweight student from the teacher's predictions on your images."""
-    from corte_student.settings import encoder_of, find_recipe, load_settings, read_toml
+    from corte_student.settings import encoder_of, find_recipe, load_settings, read_toml, recipe_price
 
     if weights is not None and encoder is None:
         encoder = encoder_of(weights)
@@ -60,24 +76,30 @@ def train(
     settings = load_settings(recipes, flags, set_ or [])
     if classes is None:
         classes = next((path for path in reversed(recipes) if "classes" in read_toml(path)), None)
-    key = read_key(key_file)  # a missing key file is told before seconds go into importing torch
+    price = flag_price(price_per_1k) or recipe_price(recipes)
+    # a missing key file is told before seconds go into importing torch
+    access = access_of(
+        teacher_url, teacher_kind, teacher_config, key_file, insecure_http=insecure_http, price=price
+    )
+    purse = purse_of(access, price_per_1k, budget, max_requests, price)
 
     from corte_student.cli.telling import Told
     from corte_student.training import Job
     from corte_student.training import train as run
 
     job = Job(
-        url=teacher_url,
+        url=access.url,
         images=images,
         out=out,
         settings=settings,
         classes=classes,
         weights=weights,
         ledger=ledger,
-        key=key,
-        insecure_http=insecure_http,
         resume=resume,
+        access=access,
+        purse=purse,
+        offline=offline,
     )
-    with Told(settings) as told:
+    with Told(settings, purse) as told:
         summary = asyncio.run(run(job, told))
     told.finish(summary, out)

@@ -1,13 +1,12 @@
 """The endpoint for CoRTe's own service: one POST an image, one frame back, checked before anyone sees it."""
 
 import asyncio
-import io
-
-from PIL import Image as Pillow
+import json
 
 from corte_protocol import (
     Disclosure,
     LimitExceeded,
+    Prediction,
     ProtocolError,
     TeacherInfo,
     VersionMismatch,
@@ -15,9 +14,15 @@ from corte_protocol import (
     decode_prediction,
 )
 from corte_protocol.codec import MAX_INFO_BYTES
+from corte_protocol.errors import WIRE
 from corte_protocol.routes import DISCLOSURE_QUERY, FRAME_TYPE, INFO, PREDICT
-from corte_student.endpoints.http import HttpClient
-from corte_student.errors import BrokeContract, Changed, ImageRefused
+from corte_student.endpoints.answers import FREE, Meter, Stored
+from corte_student.endpoints.dialect import Call, Reply, Verdict
+from corte_student.endpoints.endpoint import read_frame
+from corte_student.endpoints.pictures import size_of
+from corte_student.endpoints.sending import Sender
+from corte_student.endpoints.verdicts import ordinary
+from corte_student.errors import BrokeContract
 
 _INFO_PATIENCE_S = 5.0
 _FRAME_HEAD_BYTES = 1 << 16
@@ -26,53 +31,66 @@ _FRAME_HEAD_BYTES = 1 << 16
 class CorteEndpoint:
     """Speaks the native dialect of corte-teacher."""
 
-    def __init__(self, client: HttpClient) -> None:
-        self._client = client
-        self._revision: str | None = None
-        self._asking_revision = asyncio.Lock()
+    def __init__(self, sender: Sender, *, has_key: bool) -> None:
+        self._sender = sender
+        self._has_key = has_key
+
+    @property
+    def down(self) -> bool:
+        """Whether the breaker is open."""
+        return self._sender.down
 
     async def info(self) -> TeacherInfo:
         """`GET /v1/info`. Where nobody listens it gives up in seconds: a person is waiting."""
-        reply = await self._client.request("GET", INFO, max_bytes=MAX_INFO_BYTES, nobody_s=_INFO_PATIENCE_S)
+        url = self._sender.url
+        call = Call("GET", url + INFO, MAX_INFO_BYTES)
+        reply = await self._sender.send(call, self._judge_info, nobody_s=_INFO_PATIENCE_S)
         try:
-            info = decode_info(reply.body)
+            return decode_info(reply.body)
         except VersionMismatch as exc:
-            raise BrokeContract(f"{self._client.url}: {exc}") from exc
+            raise BrokeContract(f"{url}: {exc}") from exc
         except ProtocolError as exc:
             raise BrokeContract(
-                f"what {self._client.url}{INFO} answers is not a CoRTe info ({exc}): check --teacher-url"
+                f"what {url}{INFO} answers is no CoRTe info ({exc}): check --teacher-url and --teacher-kind"
             ) from exc
-        if self._revision is None:
-            self._revision = info.revision
-        return info
 
-    async def predict(self, body: bytes, media_type: str, disclosure: Disclosure) -> bytes:
+    async def predict(
+        self, body: bytes, media_type: str, disclosure: Disclosure, meter: Meter = FREE
+    ) -> Stored:
         """`POST /v1/predict`. The frame holds exactly what was asked for, or an error says why not."""
-        revision = await self._expected_revision()
-        height, width = await asyncio.to_thread(_size, body)
-        reply = await self._client.request(
+        height, width = await asyncio.to_thread(size_of, body)
+        call = Call(
             "POST",
-            PREDICT,
-            params={DISCLOSURE_QUERY: str(disclosure)},
-            content=body,
-            media_type=media_type,
-            max_bytes=_bound(height * width, disclosure),
+            f"{self._sender.url}{PREDICT}?{DISCLOSURE_QUERY}={disclosure}",
+            _bound(height * width, disclosure),
+            {"Content-Type": media_type},
+            body,
         )
+        reply = await self._sender.send(call, self._judge_image, meter)
         if reply.media_type != FRAME_TYPE:
-            raise BrokeContract(f"{self._client.url} answered another media type than {FRAME_TYPE}")
-        await asyncio.to_thread(_check, reply.body, height, width, disclosure, revision)
-        return reply.body
+            raise BrokeContract(f"{self._sender.url} answered another media type than {FRAME_TYPE}")
+        revision = await asyncio.to_thread(_checked, reply.body, height, width, disclosure)
+        return Stored(reply.body, revision, disclosure)
+
+    def read(self, blob: bytes, height: int, width: int, need: Disclosure) -> Prediction:
+        """A stored frame. Raises ProtocolError."""
+        return read_frame(blob, height, width, need)
 
     async def aclose(self) -> None:
         """Close the pool."""
-        await self._client.aclose()
+        await self._sender.aclose()
 
-    async def _expected_revision(self) -> str:
-        if self._revision is None:
-            async with self._asking_revision:
-                if self._revision is None:
-                    self._revision = (await self.info()).revision
-        return self._revision
+    def _judge_info(self, reply: Reply) -> Verdict | None:
+        return self._judge(reply, one_image=False)
+
+    def _judge_image(self, reply: Reply) -> Verdict | None:
+        return self._judge(reply, one_image=True)
+
+    def _judge(self, reply: Reply, *, one_image: bool) -> Verdict | None:
+        """A service's own words are never repeated, only the fixed texts of `WIRE`."""
+        code = None if reply.status == 200 else _code(reply.body)
+        title = WIRE[code].title if code else None
+        return ordinary(reply, has_key=self._has_key, one_image=one_image, title=title)
 
 
 def _bound(pixels: int, disclosure: Disclosure) -> int:
@@ -81,15 +99,18 @@ def _bound(pixels: int, disclosure: Disclosure) -> int:
     return planes + planes // 128 + _FRAME_HEAD_BYTES
 
 
-def _size(body: bytes) -> tuple[int, int]:
+def _code(body: bytes) -> str | None:
+    """The `code` of a problem document, where it is one that both sides know."""
     try:
-        with Pillow.open(io.BytesIO(body)) as picture:
-            return picture.height, picture.width
-    except OSError as exc:
-        raise ImageRefused("what should be sent is no image: not sent") from exc
+        problem = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    code = problem.get("code") if isinstance(problem, dict) else None
+    return code if isinstance(code, str) and code in WIRE else None
 
 
-def _check(frame: bytes, height: int, width: int, disclosure: Disclosure, revision: str) -> None:
+def _checked(frame: bytes, height: int, width: int, disclosure: Disclosure) -> str:
+    """The revision of a frame that holds what was asked for. Raises BrokeContract."""
     try:
         answer = decode_prediction(frame, max_pixels=height * width)
     except LimitExceeded as exc:
@@ -101,10 +122,6 @@ def _check(frame: bytes, height: int, width: int, disclosure: Disclosure, revisi
             f"the teacher answered {answer.classes.shape[1]} x {answer.classes.shape[2]} pixels "
             f"to an image of {height} x {width}"
         )
-    if answer.revision != revision:
-        raise Changed(
-            f"the teacher changed from revision {revision} to {answer.revision} while it was asked: "
-            "start a new run, answers of the old revision stay in the ledger"
-        )
     if answer.disclosure != disclosure:
         raise BrokeContract(f"the teacher was asked for {disclosure} and answered {answer.disclosure}")
+    return answer.revision

@@ -1,0 +1,54 @@
+"""How many requests may be in flight: additive increase, multiplicative decrease.
+
+Strategy: as TCP does it (RFC 5681 section 3.1). While every place is taken, each answer adds a place until the
+first setback, afterwards one place a round of answers; a setback takes three tenths away, but once a round
+trip: of those that were in flight together only the first counts. What an outage took away is given back.
+"""
+
+_FIRST = 2.0
+_CUT = 0.7
+
+
+class Concurrency:
+    """The places. Times are seconds of one clock."""
+
+    def __init__(self, most: int, *, ramp: bool) -> None:
+        self._most = float(most)
+        self._limit = min(_FIRST, self._most) if ramp else self._most
+        self._doubling = ramp
+        self._cut_at = float("-inf")
+        self._lost_from: float | None = None
+
+    @property
+    def limit(self) -> int:
+        """Requests that may be in flight, at least one."""
+        return int(self._limit)
+
+    def answered(self, *, full: bool) -> None:
+        """An answer came; when it was asked for, every place was taken (`full`)."""
+        self._lost_from = None
+        if full:
+            self._limit = min(self._most, self._limit + (1.0 if self._doubling else 1.0 / self._limit))
+
+    def overloaded(self, sent_at: float, now: float) -> None:
+        """The teacher says that it has too much to do."""
+        self._lost_from = None
+        self._cut(sent_at, now)
+
+    def lost(self, sent_at: float, now: float) -> None:
+        """No answer came: overload, or an outage, which is known only later."""
+        if self._lost_from is None:
+            self._lost_from = self._limit
+        self._cut(sent_at, now)
+
+    def outage(self) -> None:
+        """It was an outage: nothing was learned from what was lost in it."""
+        if self._lost_from is not None:
+            self._limit, self._lost_from = self._lost_from, None
+
+    def _cut(self, sent_at: float, now: float) -> None:
+        if sent_at < self._cut_at:
+            return
+        self._limit = max(1.0, self._limit * _CUT)
+        self._doubling = False
+        self._cut_at = now

@@ -1,0 +1,239 @@
+"""How many requests a second: felt for, found, held, and now and then put to the test.
+
+    growing     nobody knows the limit: each answer to a request that had to wait for its turn raises the
+                rate by 0.41 a second, which is x1.5 in every second
+    measuring   the first refusal, by a teacher that may count by the clock's second (admissions.py): when all
+                has been silent for so long that a new second has begun, ask too fast until it refuses again;
+                what it let through is its limit
+    seeking     the first refusal, of too few requests to count by: from what was let through in the last
+                second slowly up to the next refusal
+    known       the limit was read off the log: from just below it concave to a plateau, still below it, then
+                convex beyond it, until it is refused again (CUBIC, RFC 9438 section 4.2)
+
+Rule 1: only a rate in use is raised (RFC 7661): by a request that waited for its turn, in a second in which
+as many left as the rate allows, or as many as may were in flight. Rule 2: what the teacher states goes before
+what is guessed. Rule 3: refusals count once a pause, however many were in flight; where the first requests
+after a pause are refused as well, it was one pause. Rule 4: after a wait of seconds the teacher counts by
+minutes or hours: what it let through, over that time and the wait, is the rate.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Literal
+
+from corte_student.endpoints.admissions import Admissions
+from corte_student.endpoints.hints import RateHint
+
+Phase = Literal["growing", "measuring", "seeking", "known"]
+
+_START = 10.0
+_GROWTH = 0.41
+_SILENCE_S = 1.33
+"""In the growing phase, what is refused `_GROWTH` a second too fast left at least 0.7 s after a second began."""
+_HASTE = 1.5
+"""So much faster than was let through, a second is used up before it ends, wherever in it the asking began."""
+_FEW = 50
+_SEEK_GROWTH = 0.03
+_START_BELOW, _LEVEL_BELOW = 0.975, 0.985
+_PLATEAU_S = 30.0
+_GUESSED_PLATEAU_S = 15.0
+_BURST_S = 0.1
+"""A bucket is taken to hold what refills it in a tenth of a second."""
+_EARLY_S = 5.0
+_MOST_DOWN = 0.7
+_LONG_WAIT_S = 2.5
+_LEAST = 1.0 / 3600.0
+
+
+@dataclass(slots=True)
+class _Refusal:
+    """The first since the last pause: when it left, at which rate; until when nothing may leave."""
+
+    at: float
+    rate: float
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """Requests without a pause between them, from the first: how many were let through, in which phase."""
+
+    since: float
+    through: int
+    phase: Phase
+
+
+class Rate:
+    """Requests a second. Times are seconds of one clock."""
+
+    def __init__(self, *, ramp: bool) -> None:
+        self._guess = _START if ramp else math.inf
+        self._hinted: float | None = None
+        self._log = Admissions()
+        self._stretch = _Stretch(-math.inf, 0, "growing")
+        self._refusal: _Refusal | None = None
+        self._ended: tuple[_Stretch, _Refusal] | None = None
+        """The stretch before this one, and what ended it."""
+        self._limit = math.inf
+        self._last_second = 0.0
+        self._age_s = 0.0
+        self._plateau_s = _PLATEAU_S
+        self._counted = False
+        """Whether `_limit` is the count of one of the teacher's seconds."""
+
+    @property
+    def phase(self) -> Phase:
+        """How much is known."""
+        return self._stretch.phase
+
+    @property
+    def per_s(self) -> float:
+        """Requests a second that may leave; infinite where nothing is known to bound them."""
+        if self._hinted is None:
+            return self._guess
+        return self._hinted if self.phase == "growing" else min(self._hinted, self._guess)
+
+    def sent(self, now: float, *, waited: bool, full: bool) -> None:
+        """A request leaves; it `waited` for its turn; as many as possible were in flight (`full`)."""
+        if self._refusal is not None:
+            self._begin(now, self._judged(self._refusal))
+        elif self._stretch.since == -math.inf:
+            self._begin(now, self.phase)
+        self._log.sent(now)
+        self._stretch = replace(self._stretch, through=self._stretch.through + 1)
+        if waited and self.phase != "growing" and self._in_use(now, full=full):
+            self._age_s += 1.0 / self._guess
+            self._guess = self._curve()
+
+    def answered(self, sent_at: float, rate: float, *, waited: bool, full: bool) -> None:
+        """A request that left at `sent_at` at this rate was answered."""
+        if self.phase == "growing" and waited and self._refusal is None and self._in_use(sent_at, full=full):
+            self._guess *= math.exp(_GROWTH / rate)
+
+    def refused(self, sent_at: float, rate: float, until: float) -> float:
+        """A request that left at `sent_at` at this rate was refused; nothing may leave before `until`.
+
+        Returns until when nothing should leave.
+        """
+        self._log.refused(sent_at)
+        if sent_at < self._stretch.since:
+            return until
+        self._stretch = replace(self._stretch, through=self._stretch.through - 1)
+        if self._refusal is None:
+            self._refusal = _Refusal(sent_at, rate, until)
+        else:
+            self._refusal.at = min(self._refusal.at, sent_at)
+        if self.phase == "growing":
+            until = max(until, self._refusal.at + _SILENCE_S)
+        self._refusal.until = max(self._refusal.until, until)
+        return until
+
+    def hint(self, hint: RateHint, in_flight: int) -> bool:
+        """The teacher states how many more it takes, and for how long. Whether the rate holds until then."""
+        if hint.reset_s > _LONG_WAIT_S:
+            # those in flight may not have been counted yet
+            self._hinted = max(hint.remaining - in_flight, 1) / hint.reset_s
+            return True
+        if hint.quota is not None and hint.window_s is not None:
+            # so close to the reset whole seconds are too coarse to divide by
+            self._hinted = _START_BELOW * hint.quota / hint.window_s
+        return False
+
+    def interrupted(self) -> None:
+        """The teacher was away: the rate stays, the log of what it let through is of another time."""
+        self._log.forget()
+        self._refusal = self._ended = None
+        self._stretch = replace(self._stretch, since=-math.inf)
+
+    def _begin(self, now: float, phase: Phase) -> None:
+        self._stretch = _Stretch(now, 0, phase)
+        self._refusal = None
+
+    def _in_use(self, at: float, *, full: bool) -> bool:
+        second = max(self._stretch.since, at - 1.0)
+        return full or self._log.asked(second, at) >= 0.6 * self._guess * (at - second)
+
+    def _judged(self, refusal: _Refusal) -> Phase:
+        """The phase after a refusal; sets the rate."""
+        if self._stretch.through <= 0 and self._ended is not None:
+            self._stretch, ended = self._ended
+            refusal = replace(ended, until=refusal.until)
+        self._ended = (self._stretch, refusal)
+        flowed_s = max(refusal.at - self._stretch.since, 1e-3)
+        if self._stretch.phase == "growing":
+            phase = self._first_guess(refusal, flowed_s)
+        elif self._stretch.phase == "measuring":
+            phase = self._measured()
+        else:
+            phase = self._found_again(refusal, flowed_s)
+        if refusal.until - refusal.at > _LONG_WAIT_S:
+            phase = self._found(min(self._limit, self._stretch.through / (refusal.until - self._stretch.since)))
+        self._limit = max(self._limit, _LEAST)
+        self._age_s = 0.0
+        self._guess = self._curve(phase)
+        return phase
+
+    def _first_guess(self, refusal: _Refusal, flowed_s: float) -> Phase:
+        span = min(flowed_s, 1.0)
+        last = max(self._log.let_through(refusal.at - span, refusal.at), 1)
+        self._last_second = last / span
+        limits = self._log.by_the_second()
+        if limits and not _agree(limits):
+            self._limit = _HASTE * self._last_second
+            return "measuring"
+        if last < _FEW:
+            self._limit = self._last_second
+            return "seeking"
+        phase = self._found(min(self._by_what_is_seen(refusal, limits, _BURST_S), refusal.rate))
+        self._plateau_s = _GUESSED_PLATEAU_S
+        return phase
+
+    def _measured(self) -> Phase:
+        if self._stretch.through > 0.6 * self._last_second:
+            self._counted = True
+            return self._found(float(self._stretch.through))
+        self._limit = self._last_second
+        return "seeking"
+
+    def _found_again(self, refusal: _Refusal, flowed_s: float) -> Phase:
+        limits = self._log.by_the_second()
+        early = self.phase == "known" and flowed_s < _EARLY_S and not self._counted
+        # a bucket that is empty so soon holds more than was taken for granted: what the pause refilled
+        burst_s = refusal.until - refusal.at if early else _BURST_S
+        found = self._by_what_is_seen(refusal, limits, burst_s)
+        return self._found(max(min(found, refusal.rate), _MOST_DOWN * refusal.rate))
+
+    def _by_what_is_seen(self, refusal: _Refusal, limits: list[int], burst_s: float) -> float:
+        self._counted = bool(limits) and _agree(limits)
+        if self._counted:
+            return float(median(limits))
+        return self._log.by_a_bucket(self._stretch.since, refusal.at, burst_s)
+
+    def _found(self, limit: float) -> Phase:
+        self._limit, self._plateau_s = limit, _PLATEAU_S
+        return "known"
+
+    def _curve(self, phase: Phase | None = None) -> float:
+        phase = phase or self.phase
+        if phase == "seeking":
+            return self._limit * math.exp(_SEEK_GROWTH * self._age_s)
+        if phase == "measuring":
+            return self._limit
+        x = (self._age_s - self._plateau_s) / self._plateau_s
+        return self._limit * (_LEVEL_BELOW + (_LEVEL_BELOW - _START_BELOW) * x**3)
+
+
+def _agree(limits: list[int]) -> bool:
+    return max(limits) - min(limits) <= max(1.0, 0.08 * min(limits))
+
+
+def slow_start_s(requests: int, most_per_s: float) -> float:
+    """Seconds that the growing phase costs `requests` requests, against `most_per_s` from the first on.
+
+    Each answered request raises the rate by `_GROWTH`, so the n-th leaves at _START + _GROWTH n.
+    """
+    if most_per_s <= _START:
+        return 0.0
+    growing = min(requests, (most_per_s - _START) / _GROWTH)
+    return math.log1p(_GROWTH * growing / _START) / _GROWTH - growing / most_per_s
