@@ -7,7 +7,7 @@ export ORT_DISABLE_TELEMETRY := 1
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.corte-setup
 
-.PHONY: setup demo test test-all lint bench bench-accuracy clean
+.PHONY: setup demo test test-foreign test-all lint bench bench-accuracy clean
 
 setup: $(STAMP)
 
@@ -29,7 +29,11 @@ lint: setup
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile
 
 test: lint
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not foreign"
+
+# clients and servers that others wrote, each installed in an environment of its own below .foreign/
+test-foreign: setup
+	$(PYTEST) -m foreign tests/foreign
 
 test-all: lint
 	$(PYTEST)

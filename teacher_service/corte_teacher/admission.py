@@ -12,6 +12,7 @@ from corte_protocol.routes import DISCLOSURE_QUERY, IMAGE_TYPES
 from corte_teacher.errors import (
     Forbidden,
     InvalidRequest,
+    NotReady,
     SlowRequest,
     TooLarge,
     Unauthorized,
@@ -43,8 +44,13 @@ def asked_level(request: Request, policy: Disclosure, classes: int) -> Disclosur
         return policy
     if len(query) > 1 or query[0][0] != DISCLOSURE_QUERY:
         raise InvalidRequest("unknown or repeated query parameter")
+    return allowed_level(query[0][1], policy, classes)
+
+
+def allowed_level(text: str, policy: Disclosure, classes: int) -> Disclosure:
+    """The level named `text`, if the policy allows it. Raises InvalidRequest or Forbidden."""
     try:
-        asked = Disclosure.parse(query[0][1], classes)
+        asked = Disclosure.parse(text, classes)
     except InvalidValue as exc:
         raise InvalidRequest("unknown level") from exc
     if not policy.allows(asked):
@@ -52,11 +58,23 @@ def asked_level(request: Request, policy: Disclosure, classes: int) -> Disclosur
     return asked
 
 
-async def read_body(request: Request, limits: Limits, timeout_s: float) -> bytes:
-    """The body, if it is declared an image and within the limits; cut off at the first byte beyond them."""
+def require_image(request: Request) -> None:
+    """Let a body pass that is declared an image. Raises UnsupportedMedia."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in IMAGE_TYPES:
         raise UnsupportedMedia("not declared as an image")
+
+
+def require_ready(first: "asyncio.Future[None]") -> None:
+    """Let a question pass once the `first` forward is done. Raises NotReady."""
+    if not first.done():
+        raise NotReady("the first forward is not done")
+    if first.cancelled() or first.exception() is not None:
+        raise NotReady("the first forward failed")
+
+
+async def read_body(request: Request, limits: Limits, timeout_s: float) -> bytes:
+    """The body, if it is within the limits; cut off at the first byte beyond them."""
     declared = request.headers.get("content-length", "0")
     if not declared.isdecimal() or int(declared) > limits.max_body_bytes:
         raise TooLarge("declared beyond the limit")
@@ -72,7 +90,7 @@ async def read_body(request: Request, limits: Limits, timeout_s: float) -> bytes
     return bytes(body)
 
 
-def read_image(body: bytes, limits: Limits) -> Image:
+def read_image(body: bytes | memoryview, limits: Limits) -> Image:
     """One image as it was encoded: never rotated, alpha dropped, first reduced to RGB. Blocking.
 
     Raises Unreadable, TooLarge before anything is decoded, or InvalidRequest for animations and for

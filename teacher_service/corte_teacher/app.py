@@ -1,7 +1,7 @@
 """The HTTP surface: routes, lifespan, and one place where failures become answers.
 
-Every failure is a row of `errors.WIRE` in an RFC 9457 problem document. The text of an exception goes to
-the log with the request's id, never to the client.
+Every failure is a row of `errors.WIRE` in an RFC 9457 problem document, or in the shape of the dialect that
+the path belongs to. The text of an exception goes to the log with the request's id, never to the client.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from corte_protocol import CorteError, TeacherInfo, encode_info
+from corte_protocol import CorteError, TeacherInfo, encode_info, encode_prediction
 from corte_protocol.errors import WIRE
 from corte_protocol.routes import (
     FRAME_TYPE,
@@ -28,10 +28,17 @@ from corte_protocol.routes import (
     REQUEST_ID_HEADER,
     REVISION_HEADER,
 )
-from corte_teacher.admission import asked_level, read_body, require_key
+from corte_teacher.admission import (
+    asked_level,
+    read_body,
+    read_image,
+    require_image,
+    require_key,
+    require_ready,
+)
 from corte_teacher.backends import Backend
-from corte_teacher.errors import NotReady
-from corte_teacher.inference import Inference
+from corte_teacher.dialects import openinference
+from corte_teacher.inference import Inference, Question
 from corte_teacher.keys import KeyRing
 from corte_teacher.settings import Settings
 
@@ -68,7 +75,7 @@ def create_app(settings: Settings, backend: Backend, info: TeacherInfo, keys: Ke
 
     @app.get(READY)
     async def ready() -> Response:
-        _require_ready(app.state.ready)
+        require_ready(app.state.ready)
         return Response("ready\n", media_type="text/plain")
 
     @app.get(INFO)
@@ -80,11 +87,15 @@ def create_app(settings: Settings, backend: Backend, info: TeacherInfo, keys: Ke
     async def predict(request: Request) -> Response:
         require_key(request, keys)
         asked = asked_level(request, info.disclosure, len(info.classes))
-        _require_ready(app.state.ready)
+        require_ready(app.state.ready)
+        require_image(request)
         body = await read_body(request, info.limits, settings.body_timeout_s)
-        frame = await inference.answer(body, asked)
+        frame = await inference.answer(
+            lambda: Question(read_image(body, info.limits), asked, encode_prediction)
+        )
         return Response(frame, media_type=FRAME_TYPE, headers={REVISION_HEADER: info.revision})
 
+    openinference.install(app, inference, info, keys, settings.body_timeout_s)
     return app
 
 
@@ -121,7 +132,17 @@ class Answers:
                 log.info("%s: %s: %s", request_id, code, exc)
             if started:
                 raise
-            await problem(code, request_id)(scope, receive, send_named)
+            await _refusal(code, scope)(scope, receive, send_named)
+
+
+def _refusal(code: str, scope: Scope) -> Response:
+    """One row of `errors.WIRE`, in the shape that the path's clients read."""
+    if openinference.owns(scope["path"]):
+        answer = openinference.failure(WIRE[code])
+    else:
+        answer = problem(code, scope["state"]["request_id"])
+    answer.headers.update(_HEADERS.get(code, {}))
+    return answer
 
 
 def problem(code: str, request_id: str) -> Response:
@@ -134,21 +155,14 @@ def problem(code: str, request_id: str) -> Response:
         "code": code,
         "request_id": request_id,
     }
-    return Response(json.dumps(body), wire.status, _HEADERS.get(code), PROBLEM_TYPE)
+    return Response(json.dumps(body), wire.status, media_type=PROBLEM_TYPE)
 
 
 async def _unrouted(request: Request, exc: Exception) -> Response:
     """Starlette's own refusals: no such route, or not with that method."""
     assert isinstance(exc, HTTPException)
     code = {404: "not-found", 405: "method"}.get(exc.status_code, "internal")
-    answer = problem(code, request.scope["state"]["request_id"])
+    answer = _refusal(code, request.scope)
     for name, value in (exc.headers or {}).items():
         answer.headers[name] = value
     return answer
-
-
-def _require_ready(first: "asyncio.Future[None]") -> None:
-    if not first.done():
-        raise NotReady("the first forward is not done")
-    if first.cancelled() or first.exception() is not None:
-        raise NotReady("the first forward failed")

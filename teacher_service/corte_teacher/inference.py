@@ -6,15 +6,16 @@ images and answers are bounded by places; a body beyond them is dropped at once 
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 
-from corte_protocol import Disclosure, Image, ProtocolError, TeacherInfo, encode_prediction
+from corte_protocol import Disclosure, Image, Prediction, ProtocolError, TeacherInfo, encode_prediction
 from corte_protocol.types import UInt8
-from corte_teacher.admission import read_image
 from corte_teacher.backends import Backend
 from corte_teacher.disclosure import disclose
 from corte_teacher.errors import BackendError, Overloaded, TeacherServiceError
@@ -22,6 +23,16 @@ from corte_teacher.errors import BackendError, Overloaded, TeacherServiceError
 log = logging.getLogger(__name__)
 
 _TRIAL = (64, 96)
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Question(Generic[Answer]):
+    """One image, the level asked, and how its dialect writes the answer down."""
+
+    image: Image
+    asked: Disclosure
+    encode: Callable[[Prediction], Answer]
 
 
 class Inference:
@@ -46,14 +57,18 @@ class Inference:
         finally:
             self._free += 1
 
-    async def answer(self, body: bytes, asked: Disclosure) -> bytes:
-        """An encoded image to an encoded frame at level `asked`, within the time-out."""
+    async def answer(self, read: Callable[[], Question[Answer]]) -> Answer:
+        """The answer to what `read` makes of a body, within the time-out.
+
+        `read` may block and raise any TeacherServiceError: it runs in a decoder thread. Encoding runs in
+        the model thread, so that one answer at a time is held in two forms.
+        """
         loop = asyncio.get_running_loop()
         with self.place():
             try:
                 async with asyncio.timeout(self._timeout_s):
-                    image = await loop.run_in_executor(self._decoders, read_image, body, self._info.limits)
-                    return await loop.run_in_executor(self._model_thread, self.frame, image, asked)
+                    question = await loop.run_in_executor(self._decoders, read)
+                    return await loop.run_in_executor(self._model_thread, self._reply, question)
             except TimeoutError as exc:
                 raise Overloaded("no answer in time") from exc
 
@@ -64,7 +79,14 @@ class Inference:
         await loop.run_in_executor(self._model_thread, self.frame, image, self._info.disclosure)
 
     def frame(self, image: Image, asked: Disclosure) -> bytes:
-        """Ask the model, cut down to `asked`, encode. Blocking; in the model thread, or before it exists."""
+        """An answer as a frame. Blocking; in the model thread, or before it exists."""
+        return self._reply(Question(image, asked, encode_prediction))
+
+    def _reply(self, question: Question[Answer]) -> Answer:
+        return question.encode(self._predict(question.image, question.asked))
+
+    def _predict(self, image: Image, asked: Disclosure) -> Prediction:
+        """Ask the model, and cut its answer down to `asked`."""
         try:
             classes, scores = self._backend.predict(image.pixels)
             prediction = disclose(classes, scores, self._info.disclosure, asked, self._info.revision)
@@ -78,7 +100,7 @@ class Inference:
             raise BackendError("the model answered at another size than the image's")
         if int(prediction.classes.max()) >= len(self._info.classes):
             raise BackendError("the model answered a class that its card does not name")
-        return encode_prediction(prediction)
+        return prediction
 
     def close(self) -> None:
         """Let the running step finish and end the threads."""
