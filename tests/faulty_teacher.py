@@ -83,6 +83,8 @@ class FaultyTeacher:
     targets: list[str] = field(default_factory=list)
     hold_after: int | None = None
     """Answers after this many wait for `go_on`."""
+    away_after: int | None = None
+    """After this many proper answers it is overloaded, until this is None again."""
     go_on: threading.Event = field(default_factory=threading.Event)
     url: str = ""
 
@@ -103,6 +105,8 @@ class FaultyTeacher:
         self.targets.append(str(request.url))
         if self.faults:
             return await self.faults.popleft()(request)
+        if self.away_after is not None and self.asked.total() >= self.away_after:
+            return await problem("overloaded", {"Retry-After": "0"})(request)
         if self._stranger(request):
             return await problem("unauthorized")(request)
         with Pillow.open(io.BytesIO(body)) as picture:

@@ -65,6 +65,7 @@ def replay(answer: Answer, *, cert: tuple[str, str] | None = None) -> Iterator[R
         ws="none",
         lifespan="off",
         log_level="critical",
+        date_header=False,
         timeout_graceful_shutdown=1,
         ssl_certfile=cert[0] if cert else None,
         ssl_keyfile=cert[1] if cert else None,

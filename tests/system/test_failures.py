@@ -244,3 +244,27 @@ def test_a_teacher_that_falls_silent_loses_no_answer(tmp_path: Path) -> None:
         told = line(corte(*args, "--set", "deadline_s=5.0"), 3)
     assert teacher.url in told and "no answer came" in told and "--resume" in told
     assert stored(tmp_path / "ledger.sqlite") == 3
+
+
+@pytest.mark.parametrize(("answered", "code"), [(6, 0), (2, 3)])
+def test_training_outlasts_a_teacher_that_goes_away(tmp_path: Path, answered: int, code: int) -> None:
+    """With half of the images answered it goes on from those and says so; with fewer it stops, to be
+    resumed.
+    """
+    noise(tmp_path / "images", *(f"{n}.png" for n in range(8)))
+    with faulty_teacher(away_after=answered) as teacher:
+        args = train(teacher.url, tmp_path / "images", tmp_path / "run", tmp_path / "ledger.sqlite")
+        steps = ("--steps", "8", "--set", "deadline_s=4.0", "--set", "away_share=0.5")
+        done = corte(*args, *steps)
+        assert done.returncode == code, done.stderr
+        assert teacher.asked.total() == answered
+        assert stored(tmp_path / "ledger.sqlite") == answered
+        if code:
+            assert "--resume" in line(done, code)
+        else:
+            assert "the teacher was away: " in done.stderr and "2 images were never learned" in done.stderr
+        teacher.away_after = None
+        again = corte(*args, *steps, *(("--resume",) if code else ("--out", tmp_path / "second")))
+    assert again.returncode == 0, again.stderr
+    assert "was away" not in again.stderr
+    assert len(teacher.asked) == 8 and set(teacher.asked.values()) == {1}

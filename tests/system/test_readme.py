@@ -86,7 +86,8 @@ def test_make_has_the_targets_that_are_shown() -> None:
 def test_the_students_commands_work_in_order(workplace: Path) -> None:
     """Every command of the student, as shown and in that order, against the service as shown."""
     shown = [words for words in commands() if words[0] == "corte-student"]
-    verbs = ["inspect", "train", "predict", "evaluate", "evaluate", "train", "inspect"]
+    verbs = ["inspect", "train", "predict", "evaluate", "evaluate", "train"]
+    verbs += ["doctor", "plan", "collect", "train", "ledger", "inspect"]
     assert [words[1] for words in shown] == verbs
     for words in shown:
         run(words, workplace)

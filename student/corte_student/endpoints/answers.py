@@ -75,7 +75,7 @@ class Received:
             raise MalformedFrame("not a stored answer of another service")
         try:
             packed = zstandard.ZstdDecompressor().decompress(blob[len(MAGIC) :], max_output_size=MAX_STORED)
-            fields: dict[str, Any] = msgpack.unpackb(packed, max_buffer_size=MAX_STORED)
+            fields: dict[str, Any] = msgpack.unpackb(packed)
             linked = tuple(Linked(str(n), str(m), bytes(b)) for n, m, b in fields["linked"])
             return cls(
                 str(fields["adapter"]),
