@@ -36,7 +36,7 @@ class LedgerMeter:
     def __init__(self, ledger: Ledger, teacher: str, purse: Purse, pixels: int) -> None:
         self._ledger, self._teacher, self._purse, self._pixels = ledger, teacher, purse, pixels
         self.reservation: int | None = None  # the last one that is not given back
-        self.spent = 0
+        self.spent = self._charged = 0
 
     async def reserve(self) -> "_Reserved":
         """One request more. Raises BudgetExhausted before it is sent."""
@@ -48,17 +48,18 @@ class LedgerMeter:
             await finished(self._book, cost, currency)
         except asyncio.CancelledError:
             if self.reservation is not None:  # never sent
-                await asyncio.shield(self._give_back(self.reservation, cost))
+                await asyncio.shield(self._give_back(self.reservation, self._charged))
             raise
         assert self.reservation is not None
-        return _Reserved(self, self.reservation, cost)
+        return _Reserved(self, self.reservation, self._charged)
 
     def _book(self, cost: int, currency: str) -> None:
         # noted here, in the thread, so that a cancellation meanwhile cannot make us forget it
         self.reservation = self._ledger.reserve(
             self._teacher, cost, currency, self._purse.cap, free=self._purse.free
         )
-        self.spent += cost
+        self._charged = cost if not self._purse.free else self._ledger.charged(self.reservation)
+        self.spent += self._charged
 
     async def _give_back(self, reservation: int, cost: int) -> None:
         await asyncio.to_thread(self._ledger.settle, reservation, billed=False)

@@ -61,7 +61,7 @@ def fault(done: "subprocess.CompletedProcess[str]", code: int) -> str:
 
 
 def test_a_teacher_in_good_health(teacher: FaultyTeacher, tmp_path: Path, image: Path) -> None:
-    """Every check is named; an image is asked about once, and the second examination finds it in the ledger."""
+    """Every check is named; an image is asked about once, and found in the ledger the next time."""
     first = doctor(teacher.url, tmp_path)
     assert first.returncode == 0, first.stderr
     checks = [line.split()[1] for line in first.stdout.splitlines()]

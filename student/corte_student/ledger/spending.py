@@ -93,6 +93,12 @@ def reserve(db: sqlite3.Connection, teacher: str, cost: int, currency: str, cap:
     return row
 
 
+def charged(db: sqlite3.Connection, reservation: int) -> int:
+    """Micros that a reservation stands for: 0 where it was one of the free requests."""
+    row = db.execute("SELECT micros FROM spending WHERE id = ?", (reservation,)).fetchone()
+    return 0 if row is None else int(row[0])
+
+
 def origin(db: sqlite3.Connection, reservation: int) -> str | None:
     """The name of a row that is unique among all ledgers; None: there is no such row."""
     row = db.execute("SELECT origin FROM spending WHERE id = ?", (reservation,)).fetchone()

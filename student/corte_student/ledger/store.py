@@ -163,6 +163,11 @@ class Ledger:
         with self.transaction() as db:
             return spending.reserve(db, teacher, cost, currency, cap, free)
 
+    def charged(self, reservation: int) -> int:
+        """Micros that a reservation stands for: 0 where it is one of the free requests."""
+        with self.reading() as db:
+            return spending.charged(db, reservation)
+
     def settle(self, reservation: int, *, billed: bool) -> None:
         """The request brought no answer to store: billed, it stays spent; not billed, it is forgotten.
 
