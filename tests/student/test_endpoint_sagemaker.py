@@ -1,153 +1,47 @@
-"""SageMaker's built-in semantic segmentation, replayed as AWS documents it; the signature is checked anew.
+"""SageMaker's built-in semantic segmentation and containers of one's own, replayed as AWS documents them.
 
 https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndpoint.html
 https://docs.aws.amazon.com/sagemaker/latest/APIReference/CommonErrors.html
 https://docs.aws.amazon.com/sagemaker/latest/dg/semantic-segmentation.html
-https://docs.aws.amazon.com/sagemaker/latest/dg/cdf-training.html (the Record message)
-https://github.com/dmlc/dmlc-core/blob/main/include/dmlc/recordio.h (the frame around it)
 """
 
+import base64
 import io
 import json
-import struct
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from botocore.auth import SigV4Auth
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image as Pillow
-from pydantic import SecretStr
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from corte_protocol import Disclosure, InvalidValue, ProtocolError
 from corte_protocol.types import UInt8
 from corte_student.endpoints import Access, Endpoint, connect
-from corte_student.endpoints.answers import Received, Sent
 from corte_student.endpoints.config import config_from
-from corte_student.endpoints.connecting import guess_kind
-from corte_student.endpoints.vendors import spoken_by
-from corte_student.errors import AnswerLost, BrokeContract, ImageRefused, Refused, SettingsError, TeacherError
-from dialect_contract import CLASSES, KEY, DialectContract, truth
+from corte_student.errors import AnswerLost, BrokeContract, ImageRefused, Refused, TeacherError
+from id_pictures import pixels_of, png
 from pictures import make_picture
 from replaying import Replay
-
-ID = "AKIDEXAMPLE"
-REGION = "eu-west-1"
-HOST = "https://runtime.sagemaker.eu-west-1.amazonaws.com"
-
-
-def pixels_of(body: bytes) -> UInt8:
-    """The picture that arrived, uint8 [H, W, 3]."""
-    return np.asarray(Pillow.open(io.BytesIO(body)).convert("RGB"))
-
-
-def png(ids: UInt8, *, mode: str = "P") -> bytes:
-    """Class ids as a PNG: with a palette, as the algorithm's own labels, or grey."""
-    picture = Pillow.fromarray(ids)
-    if mode == "P":
-        picture = picture.copy()
-        picture.putpalette([255 - i // 3 for i in range(768)])
-    target = io.BytesIO()
-    picture.save(target, "PNG")
-    return target.getvalue()
-
-
-def varint(number: int) -> bytes:
-    """A protobuf varint."""
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes((*out, number))
-
-
-def chunk(field: int, data: bytes) -> bytes:
-    """A length-delimited protobuf field."""
-    return varint(field << 3 | 2) + varint(len(data)) + data
-
-
-def feature(name: str, value: bytes) -> bytes:
-    """One entry of `map<string, Value> features = 1`."""
-    return chunk(1, chunk(1, name.encode()) + chunk(2, value))
-
-
-def recordio(scores: "np.ndarray[Any, np.dtype[np.float32]]", shape: tuple[int, ...] | None = None) -> bytes:
-    """`target` (float32_tensor = 2) and `shape` (int32_tensor = 7) in one Record in one RecordIO frame."""
-    numbers = b"".join(varint(size) for size in shape or (1, *scores.shape))
-    target = chunk(2, chunk(1, scores.astype("<f4").tobytes()))
-    record = feature("target", target) + feature("shape", chunk(7, chunk(1, numbers)))
-    return struct.pack("<II", 0xCED7230A, len(record)) + record + b"\0" * (-len(record) % 4)
-
-
-def likelihoods(labels: UInt8) -> "np.ndarray[Any, np.dtype[np.float32]]":
-    """Probabilities [C, H, W] whose best class is `labels`: 0.625, then 0.25 and 0.125."""
-    order = (labels[None] + np.arange(len(CLASSES))[:, None, None]) % len(CLASSES)
-    scores = np.empty(order.shape, np.float32)
-    values = np.array([0.625, 0.25, 0.125], np.float32)[:, None, None]
-    np.put_along_axis(scores, order, np.broadcast_to(values, order.shape), axis=0)
-    return scores
-
-
-def error(status: int, code: str, message: str | None = None, **fields: object) -> Response:
-    """An error of the restJson1 protocol, its code in the header."""
-    return Response(
-        json.dumps({"message": message, **fields}),
-        status,
-        {"x-amzn-ErrorType": f"{code}:http://internal.amazon.com/coral/com.amazonaws.sagemaker/"},
-        "application/json",
-    )
-
-
-def model_error(inner: int) -> Response:
-    """The container's failure as InvokeEndpoint documents it."""
-    return error(
-        424,
-        "ModelError",
-        f'Received client error ({inner}) from primary with message "it said so"',
-        OriginalStatusCode=inner,
-        OriginalMessage="it said so",
-        LogStreamArn="arn:aws:logs:eu-west-1:111122223333:log-group:/aws/sagemaker/Endpoints/streets",
-    )
+from sagemaker_wire import (
+    REGION,
+    environment,
+    error,
+    likelihoods,
+    model_error,
+    recordio,
+    well_signed,
+)
+from student.dialect_contract import CLASSES, KEY, DialectContract, truth
 
 
 @pytest.fixture(autouse=True)
 def credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Credentials from the environment alone, whatever this machine has."""
-    for name in ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ID)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEY)
-
-
-def well_signed(request: Request, body: bytes, service: str = "sagemaker") -> bool:
-    """Whether the signature is that of what arrived, computed anew from the secret by botocore."""
-    scheme, _, rest = request.headers.get("authorization", "").partition(" ")
-    told = dict(part.strip().split("=", 1) for part in rest.split(",")) if rest else {}
-    date = request.headers.get("x-amz-date", "")
-    if (
-        scheme != "AWS4-HMAC-SHA256"
-        or told["Credential"] != f"{ID}/{date[:8]}/{REGION}/{service}/aws4_request"
-    ):
-        return False
-    names = told["SignedHeaders"].split(";")
-    if not {"host", "content-type", "accept", "x-amz-date"} <= set(names):
-        return False
-    headers = {name: request.headers[name] for name in names}
-    again = AWSRequest(method=request.method, url=str(request.url), data=body, headers=headers)
-    again.context["timestamp"] = date
-    signer = SigV4Auth(Credentials(ID, KEY), service, REGION)
-    signature: str = signer.signature(signer.string_to_sign(again, signer.canonical_request(again)), again)
-    return signature == told["Signature"]
+    """From the environment, with the contract's key as the secret."""
+    environment(monkeypatch, tmp_path)
 
 
 class SageMakerContract(DialectContract):
@@ -155,23 +49,18 @@ class SageMakerContract(DialectContract):
 
     kind = "sagemaker"
     path = "/endpoints/streets"
-    options: dict[str, object] = {}
+    options: ClassVar[Mapping[str, object]] = {}
 
-    @property
-    def settings(self) -> dict[str, object]:
-        """The --teacher-config."""
-        return {"classes": list(CLASSES), "sagemaker": {"region": REGION, **self.options}}
-
-    def opened(
-        self, vendor: Replay, *, key: str | None = KEY, paid: bool = False, **options: object
-    ) -> Endpoint:
+    def opened(self, vendor: Replay, *, key: str | None = KEY, paid: bool = False) -> Endpoint:
         """The key is in the environment; it does not go through Access."""
-        config = config_from(
-            {"classes": list(CLASSES), "sagemaker": {"region": REGION, **self.options, **options}}, "t"
-        )
-        return connect(
-            Access(vendor.url + self.path, self.kind, config, paid=paid), deadline_s=20, connections=4
-        )
+        return self.opened_with(vendor, {}, paid=paid)
+
+    def opened_with(self, vendor: Replay, options: Mapping[str, object], *, paid: bool = False) -> Endpoint:
+        """The same with more in `[sagemaker]`."""
+        table = {"region": REGION, **self.options, **options}
+        config = config_from({"classes": list(CLASSES), "sagemaker": table}, "test.toml")
+        access = Access(vendor.url + self.path, self.kind, config, paid=paid)
+        return connect(access, deadline_s=20, connections=4)
 
     def answered(self, labels: UInt8) -> Response:
         """What the algorithm makes of the labels."""
@@ -209,13 +98,14 @@ class TestPng(SageMakerContract):
 
     def answered(self, labels: UInt8) -> Response:
         """A PNG with a palette whose indices are class ids."""
-        return Response(png(labels), 200, {"x-Amzn-Invoked-Production-Variant": "AllTraffic"}, "image/png")
+        headers = {"x-Amzn-Invoked-Production-Variant": "AllTraffic"}
+        return Response(png(labels, palette=True), 200, headers, "image/png")
 
     async def test_the_picture_goes_out_with_its_own_bytes_and_all_headers(self, vendor: Replay) -> None:
         """A PNG under the generic type; options as the documented headers; nothing is encoded anew."""
         picture = make_picture(1)
         options = {"target_variant": "blue", "inference_component": "ic-1", "custom_attributes": "trace=7"}
-        endpoint = self.opened(vendor, **options)
+        endpoint = self.opened_with(vendor, options)
         try:
             await self.ask(endpoint)
         finally:
@@ -239,7 +129,7 @@ class TestPng(SageMakerContract):
 
     async def test_the_type_can_be_chosen(self, vendor: Replay) -> None:
         """For containers that insist on another."""
-        endpoint = self.opened(vendor, content_type="image/png")
+        endpoint = self.opened_with(vendor, {"request": {"content_type": "image/png"}})
         try:
             await self.ask(endpoint)
         finally:
@@ -278,7 +168,7 @@ class TestPng(SageMakerContract):
     async def test_grey_masks_read_like_those_with_a_palette(self, vendor: Replay) -> None:
         """A palette is decoration."""
         picture = make_picture(2)
-        vendor.faults.append(Response(png(truth(picture.pixels), mode="L"), 200, media_type="image/png"))
+        vendor.faults.append(Response(png(truth(picture.pixels)), 200, media_type="image/png"))
         async with self.endpoint(vendor) as endpoint:
             stored = await endpoint.predict(picture.body, picture.media_type, self.level)
             answer = endpoint.read(stored.blob, 12, 16, self.level)
@@ -410,7 +300,7 @@ class TestProtobuf(SageMakerContract):
     """`Accept: application/x-protobuf`."""
 
     level = Disclosure(len(CLASSES), 16)
-    options = {"accept": "protobuf"}
+    options: ClassVar[Mapping[str, object]] = {"accept": "protobuf"}
 
     def answered(self, labels: UInt8) -> Response:
         """Probabilities of all classes in RecordIO."""
@@ -459,6 +349,59 @@ class TestProtobuf(SageMakerContract):
             with pytest.raises(ProtocolError):
                 endpoint.read(stored.blob, 12, 16, self.level)
 
+    async def test_both_names_of_the_type_can_be_asked_for(self, vendor: Replay) -> None:
+        """The developer guide says recordio-protobuf, the notebook protobuf."""
+        endpoint = self.opened_with(vendor, {"accept": "recordio-protobuf"})
+        try:
+            assert (await self.ask(endpoint)).level == self.level
+        finally:
+            await endpoint.aclose()
+        assert vendor.seen[0].headers["accept"] == "application/x-recordio-protobuf"
+
+    @pytest.mark.parametrize("scale", [2.0, 0.5, -1.0, float("nan"), float("inf")])
+    async def test_numbers_that_are_no_probabilities_are_not_taken_for_some(
+        self, vendor: Replay, scale: float
+    ) -> None:
+        """No softmax is guessed."""
+        scores = likelihoods(truth(make_picture(1).pixels)) * np.float32(scale)
+        vendor.faults.append(Response(recordio(scores), 200))
+        async with self.endpoint(vendor) as endpoint:
+            stored = await self.ask(endpoint)
+            with pytest.raises(InvalidValue, match="no probabilities"):
+                endpoint.read(stored.blob, 12, 16, self.level)
+
+    @pytest.mark.parametrize(("size", "fits"), [((6, 8), True), ((24, 32), True), ((12, 12), False)])
+    async def test_probabilities_of_another_size_are_scaled_in_proportion_only(
+        self, vendor: Replay, size: tuple[int, int], fits: bool
+    ) -> None:
+        """Constant planes stay constant; what is cropped or stretched is no answer to this image."""
+        scores = likelihoods(np.ones(size, np.uint8))
+        vendor.faults.append(Response(recordio(scores), 200))
+        async with self.endpoint(vendor) as endpoint:
+            stored = await self.ask(endpoint)
+            if not fits:
+                with pytest.raises(InvalidValue, match="12 x 12 for an image of 12 x 16"):
+                    endpoint.read(stored.blob, 12, 16, self.level)
+                return
+            answer = endpoint.read(stored.blob, 12, 16, self.level)
+        assert (answer.labels == 1).all()
+        assert answer.probs is not None
+        assert np.allclose(answer.probs[0], 0.625, atol=1e-3)
+
+    async def test_what_is_stored_tells_how_to_read_it(self, vendor: Replay) -> None:
+        """`accept` can be changed: both kinds of answers are the same teacher's, and stay readable."""
+        picture = make_picture(1)
+        async with self.endpoint(vendor) as endpoint:
+            wide = await self.ask(endpoint)
+            described = await endpoint.info()
+        narrow = self.opened_with(vendor, {"accept": "png"})
+        try:
+            assert (await narrow.info()).teacher == described.teacher
+            answer = narrow.read(wide.blob, 12, 16, Disclosure(1, 0))
+        finally:
+            await narrow.aclose()
+        assert np.array_equal(answer.labels, truth(picture.pixels))
+
     async def test_a_mask_is_not_taken_for_probabilities(self, vendor: Replay) -> None:
         """The other answer of the algorithm names the option."""
         vendor.faults.append(Response(png(np.zeros((12, 16), np.uint8)), 200, media_type="image/png"))
@@ -467,120 +410,32 @@ class TestProtobuf(SageMakerContract):
                 await self.ask(endpoint)
 
 
-@pytest.fixture(scope="module")
-def dialects() -> Iterator[dict[str, Any]]:
-    """The two dialects, without a network."""
-    given_options = {"png": Disclosure(1, 0), "protobuf": Disclosure(3, 16)}
-    yield {
-        accept: spoken_by(
-            "sagemaker",
-            f"{HOST}/endpoints/streets",
-            config_from({"classes": list(CLASSES), "sagemaker": {"accept": accept}}, "t"),
-            None,
-        ).dialect
-        for accept in given_options
+class TestOwnContainer(SageMakerContract):
+    """A container of one's own, described as for kind custom."""
+
+    level = Disclosure(1, 0)
+    options: ClassVar[Mapping[str, object]] = {
+        "request": {"body": "json", "template": {"image": "$image_base64"}},
+        "answer": {"mask": "output.mask", "version": "output.model"},
     }
 
+    async def answer(self, request: Request, body: bytes) -> Response:
+        """JSON in, JSON out."""
+        if not well_signed(request, body):
+            return self.unauthorized()
+        assert request.headers["content-type"] == "application/json"
+        assert request.headers["accept"] == "application/json"
+        picture = base64.b64decode(json.loads(body)["image"], validate=True)
+        mask = base64.b64encode(png(truth(pixels_of(picture)))).decode()
+        headers = {"x-Amzn-Invoked-Production-Variant": "AllTraffic"}
+        return JSONResponse({"output": {"mask": mask, "model": "7"}}, headers=headers)
 
-@given(data=st.data())
-def test_damaged_answers_never_pass_for_predictions_of_another_shape(
-    dialects: Any, data: st.DataObject
-) -> None:
-    """Whatever a byte changes: a prediction of the image's size, or a ProtocolError."""
-    accept = data.draw(st.sampled_from(["png", "protobuf"]))
-    labels = truth(make_picture(1, height=3, width=4).pixels)
-    whole = png(labels) if accept == "png" else recordio(likelihoods(labels))
-    at = data.draw(st.integers(0, len(whole) - 1))
-    body = whole[:at] + data.draw(st.binary(max_size=3)) + whole[at + data.draw(st.integers(0, 3)) :]
-    dialect = dialects[accept]
-    received = Received("sagemaker", 1, "", body)
-    try:
-        answer = dialect.read(received, 3, 4, dialect.level)
-    except ProtocolError:
-        return
-    assert answer.classes.shape[1:] == (3, 4)
-    assert answer.disclosure.allows(dialect.level)
-
-
-@pytest.mark.parametrize(
-    ("host", "region"),
-    [
-        ("runtime.sagemaker.us-east-1.amazonaws.com", "us-east-1"),
-        ("runtime-fips.sagemaker.us-gov-west-1.amazonaws.com", "us-gov-west-1"),
-        ("runtime.sagemaker.cn-north-1.amazonaws.com.cn", "cn-north-1"),
-        ("runtime.sagemaker.eu-west-1.api.aws", "eu-west-1"),
-        ("vpce-1a-2b.runtime.sagemaker.eu-west-1.vpce.amazonaws.com", "eu-west-1"),
-    ],
-)
-async def test_the_region_is_read_from_the_host(host: str, region: str) -> None:
-    """It ends up in the scope of the signature, with and without /invocations in the URL."""
-    for suffix in ("", "/invocations"):
-        config = config_from({"classes": list(CLASSES), "sagemaker": {}}, "t")
-        spoken = spoken_by("sagemaker", f"https://{host}/endpoints/streets{suffix}", config, None)
-        picture = make_picture(1)
-        call = spoken.dialect.call(Sent(picture.body, "image/png", 12, 16), Disclosure(1, 0))
-        assert call.url == f"https://{host}/endpoints/streets/invocations"
-        assert f"/{region}/sagemaker/aws4_request" in (await spoken.signer.sign(call))["Authorization"]
-
-
-def test_the_host_alone_tells_the_kind() -> None:
-    """No --teacher-kind is needed."""
-    assert guess_kind(f"{HOST}/endpoints/streets") == "sagemaker"
-
-
-def test_another_variant_is_another_teacher() -> None:
-    """Answers of two variants are not mixed in one ledger; the path's ending makes no difference."""
-    identities = [
-        spoken_by("sagemaker", url, config_from({"classes": ["a", "b"], "sagemaker": options}, "t"), None)
-        for url, options in (
-            (f"{HOST}/endpoints/x", {}),
-            (f"{HOST}/endpoints/x/invocations", {}),
-            (f"{HOST}/endpoints/x", {"target_variant": "blue"}),
-            (f"{HOST}/endpoints/y", {}),
-        )
-    ]
-    assert identities[0].dialect.identity == identities[1].dialect.identity
-    assert len({one.dialect.identity for one in identities}) == 3
-
-
-def test_limits_are_the_documented_ones_unless_the_user_says_otherwise() -> None:
-    """BodyBlob: 6,291,456 bytes."""
-    plain: dict[str, object] = {"classes": ["a", "b"], "sagemaker": {}}
-    for told, most in (({}, 6_291_456), ({"max_body_bytes": 25_000_000}, 25_000_000)):
-        spoken = spoken_by("sagemaker", f"{HOST}/endpoints/x", config_from({**plain, **told}, "t"), None)
-        assert spoken.dialect.limits.max_body_bytes == most
-
-
-@pytest.mark.parametrize(
-    ("url", "config", "words"),
-    [
-        (f"{HOST}/endpoints/x", {"sagemaker": {}}, "classes"),
-        (f"{HOST}/endpoints/x", {"classes": ["a", "b"], "sagemaker": {"acept": "png"}}, "acept"),
-        (f"{HOST}/endpoints/x", {"classes": ["a", "b"], "sagemaker": {"accept": "json"}}, "accept"),
-        (
-            f"{HOST}/endpoints/x",
-            {"classes": ["a", "b"], "sagemaker": {"target_variant": "a b"}},
-            "target_variant",
-        ),
-        (
-            f"{HOST}/endpoints/x",
-            {"classes": ["a", "b"], "sagemaker": {"custom_attributes": "a\nb"}},
-            "custom",
-        ),
-        (f"{HOST}/endpoints/x", {"classes": ["a", "b"], "sagemaker": {"region": "../x"}}, "region"),
-        (f"{HOST}/models/x", {"classes": ["a", "b"], "sagemaker": {}}, "/endpoints/NAME"),
-        ("https://gateway.example.com/endpoints/x", {"classes": ["a", "b"], "sagemaker": {}}, "region"),
-    ],
-)
-def test_wrong_settings_name_the_key(url: str, config: dict[str, object], words: str) -> None:
-    """Before anything is sent."""
-    with pytest.raises(SettingsError, match=words):
-        spoken_by("sagemaker", url, config_from(config, "t"), None)
-
-
-def test_a_key_that_would_not_be_used_is_refused() -> None:
-    """CORTE_TEACHER_KEY is of no use here, and its text is not repeated."""
-    config = config_from({"classes": ["a", "b"], "sagemaker": {}}, "t")
-    with pytest.raises(SettingsError, match="unset CORTE_TEACHER_KEY") as failure:
-        spoken_by("sagemaker", f"{HOST}/endpoints/x", config, SecretStr(KEY))
-    assert KEY not in str(failure.value)
+    async def test_its_own_version_goes_before_the_variant(self, vendor: Replay) -> None:
+        """The variant says less."""
+        mask = base64.b64encode(png(truth(make_picture(1).pixels))).decode()
+        async with self.endpoint(vendor) as endpoint:
+            first = await self.ask(endpoint)
+            vendor.faults.append(JSONResponse({"output": {"mask": mask, "model": "7"}}))
+            assert (await self.ask(endpoint)).revision == first.revision
+            vendor.faults.append(JSONResponse({"output": {"mask": mask, "model": "8"}}))
+            assert (await self.ask(endpoint)).revision != first.revision

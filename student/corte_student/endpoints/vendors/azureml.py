@@ -9,11 +9,10 @@
     https://learn.microsoft.com/azure/machine-learning/how-to-deploy-advanced-entry-script
         `@rawhttp` takes the picture's own bytes; other scripts take JSON
 
-Strategy: a service described by the user, as of kind custom, with the same tables `request` and `answer`; this
-file adds what is the same at every endpoint. Triton behind such an endpoint is of kind openinference.
+Strategy: a service described by the user, as of kind custom, with the same tables `request` and `answer`;
+this file adds what is the same at every endpoint. Triton behind such an endpoint is of kind openinference.
 """
 
-import json
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Final
 
@@ -23,9 +22,10 @@ from corte_protocol import Disclosure
 from corte_student.endpoints.answers import Received, Sent
 from corte_student.endpoints.config import Strict, TeacherConfig, checked
 from corte_student.endpoints.dialect import Call, Reply, Verdict
-from corte_student.endpoints.vendors.custom import Custom, Errors, Request
+from corte_student.endpoints.vendors.custom import Custom, Errors
+from corte_student.endpoints.vendors.described import AnswerSpec
+from corte_student.endpoints.vendors.hosted import asked, described, room
 from corte_student.endpoints.vendors.inner import model_failed
-from corte_student.endpoints.vendors.reading import AnswerSpec
 from corte_student.endpoints.vendors.spoken import Spoken, bearer, limits_of
 from corte_student.endpoints.verdicts import TRIES_ON_FAILURE
 from corte_student.errors import ImageRefused, Refused

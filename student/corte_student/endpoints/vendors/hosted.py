@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from corte_student.endpoints.config import checked
-from corte_student.endpoints.vendors.custom import Request
+from corte_student.endpoints.vendors.described_request import Request
 from corte_student.errors import SettingsError
 
 _ENVELOPE: int = 1024

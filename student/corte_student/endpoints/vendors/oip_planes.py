@@ -3,10 +3,11 @@
 Rule 1: nothing of the metadata is needed, so a stored answer is read years later: a float tensor holds
 scores, an integer tensor labels, and `classes` with `scores` are our own service's planes.
 Rule 2: scores of another size than the picture are resized bilinearly before anything is compared, labels
-to the nearest (this project's teacher does the same). Rule 3: at most one float32 copy of the scores exists;
-the bytes received are read in place.
+to the nearest (this project's teacher does the same). Rule 3: at most one float32 copy of all scores exists,
+and none where their size is the picture's: what they add up to is worked out some rows at a time.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from corte_protocol import VOID, Disclosure, InvalidValue, Prediction
 from corte_protocol.types import Float16, UInt8
-from corte_student.endpoints.masks import ranked, resized, softmax
+from corte_student.endpoints.masks import normalised, ranked, resized, softmax, within_one
 from corte_student.endpoints.tensors import Array, Message, listed
 from corte_student.endpoints.vendors.oip_options import WHERE, Activation, Answer, Layout
 
@@ -24,8 +25,8 @@ CLASSES: Final = "classes"
 SCORES: Final = "scores"
 _UNREAD: Final = "unread"  # the endpoint knows the revision
 _HUGE: Final = 1e30  # an infinite logit would turn into NaN between two pixels
-_ONE: Final = 0.01  # sums of FP16 scores over many classes are off by less
-_SLACK: Final = 1.002  # 255 times that is still 255
+_SLACK: Final = 1e-3  # FP16, or a resize within the model
+_BLOCK: Final = 1 << 17  # pixels at a time
 
 Float32 = npt.NDArray[np.float32]
 
@@ -77,30 +78,18 @@ class Reading:
         low, high = float(planes.min()), float(planes.max())
         if np.isnan(low):
             raise InvalidValue("scores that are no numbers")
-        total = None if self.activation == "softmax" else _total(planes)
-        chances = self._are_chances(low, high, total)
-        fitted = _fitted(planes, height, width, wild=low < -_HUGE or high > _HUGE)
+        if self.activation == "none" and not (low >= -_SLACK and high <= 1 + _SLACK):
+            raise InvalidValue(
+                f"scores from {low:g} to {high:g}, not 0 to 1: take `activation` out of {WHERE}"
+            )
+        shares = self.activation == "none" or (self.activation == "auto" and normalised(planes))
+        if low < -_HUGE or high > _HUGE:
+            planes = _tamed(planes)
+        if planes.shape[1:] != (height, width):
+            planes = _fitted(planes, height, width)
         if not need.prob_bits:
-            return Prediction(ranked(fitted, 1)[0], None, _UNREAD)
-        if not chances:
-            fitted = softmax(fitted)
-        elif total is not None and (low < 0 or float(total.max()) > _SLACK):
-            fitted = _within_one(fitted)
-        classes, scores = ranked(fitted, need.top_k)
-        return Prediction(classes, scores, _UNREAD)
-
-    def _are_chances(self, low: float, high: float, total: Float32 | None) -> bool:
-        """Whether the numbers are scores between 0 and 1 already, not logits."""
-        if total is None:
-            return False
-        if self.activation == "none":
-            if low < 0 or high > 1:
-                raise InvalidValue(
-                    f"scores from {low:g} to {high:g} are none between 0 and 1: "
-                    f"take `activation` out of {WHERE}"
-                )
-            return True
-        return low >= -_ONE and bool((np.abs(total - 1) <= _ONE).all())
+            return Prediction(ranked(planes, 1)[0], None, _UNREAD)
+        return Prediction(*_best(planes, need.top_k, within_one if shares else softmax), _UNREAD)
 
     def _channels_first(self, array: Array) -> Array:
         """[1, C, H, W], [1, H, W, C] or the same without the batch, as a view [C, H, W]."""
@@ -143,32 +132,28 @@ def _ids(labels: Array) -> UInt8:
     return ids
 
 
-def _total(planes: Array) -> Float32:
-    """The sum over the classes, float32 [h, w], plane by plane: no copy of all of them."""
-    total = np.zeros(planes.shape[1:], np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):  # logits may be infinite, and then are no chances
-        for plane in planes:
-            total += plane.astype(np.float32, copy=False)
-    return total
+def _tamed(planes: Array) -> Float32:
+    """Infinite logits as large ones."""
+    with np.errstate(over="ignore"):
+        return np.clip(planes.astype(np.float32), -_HUGE, _HUGE)
 
 
-def _fitted(planes: Array, height: int, width: int, *, wild: bool) -> Float32:
-    """float [C, h, w] to float32 [C, height, width]; a view where nothing has to be done."""
-    same = planes.shape[1:] == (height, width)
-    if same and not wild:
-        return np.ascontiguousarray(planes, np.float32)
+def _fitted(planes: Array, height: int, width: int) -> Float32:
+    """float [C, h, w] to float32 [C, height, width]."""
     fitted = np.empty((len(planes), height, width), np.float32)
     for plane, target in zip(planes, fitted, strict=True):
-        with np.errstate(over="ignore"):
-            source = np.ascontiguousarray(plane, np.float32)
-        if wild:
-            source = np.clip(source, -_HUGE, _HUGE)
-        target[:] = source if same else cv2.resize(source, (width, height), interpolation=cv2.INTER_LINEAR)
+        source = np.ascontiguousarray(plane, np.float32)
+        target[:] = cv2.resize(source, (width, height), interpolation=cv2.INTER_LINEAR)
     return fitted
 
 
-def _within_one(planes: Float32) -> Float32:
-    """Scores that add up to at most one, since a pixel's scores cannot add up to more."""
-    planes = np.maximum(planes, np.float32(0))
-    planes /= np.maximum(_total(planes), np.float32(1))
-    return planes
+def _best(planes: Array, k: int, shares: Callable[[Array], Float32]) -> tuple[UInt8, Float16]:
+    """The `k` best classes and their shares, [K, H, W] each."""
+    _, height, width = planes.shape
+    classes = np.empty((k, height, width), np.uint8)
+    scores = np.empty((k, height, width), np.float16)
+    rows = max(1, _BLOCK // width)
+    for top in range(0, height, rows):
+        part = slice(top, top + rows)
+        classes[:, part], scores[:, part] = ranked(shares(planes[:, part]), k)
+    return classes, scores

@@ -48,8 +48,8 @@ _MAX_BODY: Final = 64 << 20
 _BINARY_PLATFORM: Final = re.compile(
     r"corte|OpenVINO|openvino|ensemble|python|dali|(onnxruntime|tensorrt|pytorch|tensorflow)(_\w+)?"
 )
-"""What our own service, OpenVINO Model Server and Triton (a platform's or a backend's name) call theirs: all of
-them know binary data.
+"""What our own service, OpenVINO Model Server and Triton (a platform's or a backend's name) call theirs: all
+know binary data.
 """
 _ROOM: Final = 1 << 21  # pixels that a model of unknown output size may answer for a small picture
 _NUMBER: Final = 26  # characters of one number in JSON
@@ -90,6 +90,8 @@ class OpenInference(Dialect):
         feed = Feed.of(self._input(model), options.scaling)
         binary = feed.datatype == "FP16" or bool(_BINARY_PLATFORM.fullmatch(model.platform))
         binary = binary if options.binary == "auto" else options.binary
+        if model.own and level.prob_bits == 16 and not binary:
+            raise SettingsError(f"the service has no FP16 in JSON: take `binary` out of {WHERE}")
         fixed = feed.fixed
         return replace(
             self,

@@ -1,238 +1,210 @@
-"""What an answer looks like, declared in TOML, and the one way to read it: for services without a format of
-their own.
+"""The one way to read an answer that is described by an `AnswerSpec`.
 
-    format      transport       encoding        what is there
-    image                       id-png          the body is a PNG of class ids
-    image                       palette-png     the body is a PNG of colours
-    json        base64, data-uri, url           one PNG at `mask`, of either kind
-    json        array           id-png          rows of class ids at `mask`
-    json        any             class-masks     one mask an item of `items`, each with a `label`
-    json                        coco-rle        the same, masks run-length encoded as COCO does
-
-Rule 1: expressions are JMESPath (https://jmespath.org/specification.html); those of an item count from the
-item. Rule 2: `judge` looks just closely enough that nothing but an answer is kept; all decoding is
-`read_answer`, which can be done again under a better description. Rule 3: what an answer leaves without a class
-is void, and no confidence is made up.
+Rule 1: an unknown id, colour or class name is an error that names it and where to list it, unless it was said
+to be void. Rule 2: a mask of another size is taken to the nearest pixel, and only if it has the image's
+proportions, unless it was said to be stretched: a letter-boxed one would be off silently.
 """
 
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Any, Final
 
-import jmespath
 import numpy as np
 import numpy.typing as npt
-from jmespath.exceptions import JMESPathError
-from pydantic import AfterValidator, Field, StrictBool, StrictInt, StrictStr, model_validator
 
-from corte_protocol import Disclosure, InvalidValue, MalformedFrame, Prediction
+from corte_protocol import VOID, InvalidValue, LimitExceeded, MalformedFrame, Prediction, quantise
 from corte_protocol.types import VOID_NAME, UInt8
 from corte_student.endpoints import masks
 from corte_student.endpoints.answers import Received
-from corte_student.endpoints.config import Strict
-from corte_student.endpoints.dialect import MAX_JSON, Link, Reply, Rgb, Verdict
-from corte_student.endpoints.hints import wait_of
-from corte_student.errors import BrokeContract, ImageRefused, Refused, SettingsError, Unavailable
+from corte_student.endpoints.dialect import MAX_JSON
+from corte_student.endpoints.vendors.described import CONFIDENCE, MASK, AnswerSpec, found, parsed
 
+__all__ = ["AnswerSpec", "found", "parsed", "read_answer"]
 
-def _expression(text: str) -> str:
-    try:
-        jmespath.compile(text)
-    except JMESPathError as exc:
-        raise ValueError(f"{text!r} is no JMESPath expression") from exc
-    return text
-
-
-Expression = Annotated[str, AfterValidator(_expression)]
-"""JMESPath, checked when the file is read."""
-Code = StrictBool | StrictInt | StrictStr
-Id = Annotated[int, Field(ge=-(2**31), lt=2**31)]
-Color = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
-
-_PNG: Final = b"\x89PNG\r\n\x1a\n"
 _LEAST_PIXELS: Final = 1 << 24  # a mask may be larger than a small image
-NO_PREDICTION: Final = Verdict(
-    "answered with something that is no prediction: check --teacher-kind, and the answer's description in "
-    "--teacher-config",
-    BrokeContract,
-    billed=True,
-)
+_MOST_ITEMS: Final = 1024
 
 
-class AnswerSpec(Strict):
-    """The table that describes an answer. Every key has one line in `examples/teachers/custom.toml`.
+def read_answer(
+    spec: AnswerSpec, received: Received, height: int, width: int, classes: tuple[str, ...]
+) -> Prediction:
+    """The prediction for an image of `height` x `width`; `classes` are those of `completed`.
 
-    `ids` and `palette` give the class of a stored id or colour; without `ids`, the id is the place in
-    `classes`. `threshold`: above it, of 255, a pixel belongs to a mask. Where `error` finds none of `ok`
-    (without `ok`: finds anything) the answer is a failure, which passes if in `retry` and concerns the image if
-    in `refused_image`.
+    Raises ProtocolError.
     """
+    document = None if spec.format == "image" else parsed(received.body)
+    reader = _Reader(spec, received, height, width, classes)
+    ids = reader.labels(document)
+    if VOID_NAME in classes:
+        ids = np.where(ids == VOID, np.uint8(classes.index(VOID_NAME)), ids)
+    confidence = None if spec.confidence is None else reader.confidence(found(spec.confidence, document))
+    return Prediction(ids[None], None if confidence is None else confidence[None], "unread")
 
-    format: Literal["json", "image"] = "json"
-    mask: Expression | None = None
-    transport: Literal["base64", "data-uri", "url", "array"] = "base64"
-    encoding: Literal["id-png", "palette-png", "class-masks", "coco-rle"] = "id-png"
-    items: Expression | None = None
-    label: Expression | None = None
-    score: Expression | None = None
-    threshold: Annotated[int, Field(ge=0, le=254)] = 127
-    confidence: Expression | None = None
-    ids: dict[Id, str] = Field(default_factory=dict)
-    palette: dict[Color, str] = Field(default_factory=dict)
-    void_ids: tuple[Id, ...] = ()
-    ignore_unknown: bool = False
-    version: Expression | None = None
-    error: Expression | None = None
-    ok: tuple[Code, ...] = ()
-    retry: tuple[Code, ...] = ()
-    refused_image: tuple[Code, ...] = ()
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """One answer to an image of `height` x `width`."""
+
+    spec: AnswerSpec
+    received: Received
+    height: int
+    width: int
+    classes: tuple[str, ...]
+
+    def labels(self, document: Any) -> UInt8:
+        """Class ids uint8 [H, W], VOID where there is none."""
+        spec = self.spec
+        if spec.items is not None:
+            return self._painted(found(spec.items, document))
+        if spec.format == "image":
+            return self._fitted(self._meant(self._decoded(self.received.body)))
+        value = found(spec.mask, document)
+        if spec.transport == "array":
+            return self._fitted(self._meant(_whole(value)))
+        return self._fitted(self._meant(self._decoded(self._file(value, MASK))))
+
+    def confidence(self, value: Any) -> UInt8:
+        """Uint8 [H, W] in units of 1/255: a PNG's grey, or numbers from 0 to 1."""
+        if self.spec.transport == "array":
+            shares = _grid(value, np.dtype(np.float32))
+            if not (shares.min() >= 0 and shares.max() <= 1):
+                raise InvalidValue("confidences that are not between 0 and 1")
+            return self._fitted(quantise(shares))
+        data = self._file(value, CONFIDENCE)
+        return self._fitted(_grey(masks.decode_png(data, max_pixels=self._max_pixels)))
 
     @property
-    def level(self) -> Disclosure:
-        """What every answer holds: labels, or confidence where it is stated for each pixel."""
-        return Disclosure(1, 0 if self.confidence is None else 8)
+    def _max_pixels(self) -> int:
+        return max(4 * self.height * self.width, _LEAST_PIXELS)
 
-    def completed(
-        self, classes: tuple[str, ...], colors: tuple[Rgb, ...], source: str
-    ) -> tuple[tuple[str, ...], tuple[Rgb, ...]]:
-        """The dialect's classes and colours: with void, where pixels can be left without a class.
+    def _file(self, value: Any, name: str) -> bytes:
+        """The bytes of a file that stands in the answer or was linked to as `name`."""
+        if not isinstance(value, str):
+            raise MalformedFrame(f"the answer holds no {name}")
+        if self.spec.transport == "url" and not value.startswith("data:"):
+            for part in self.received.linked:
+                if part.name == name:
+                    return part.body
+            raise MalformedFrame(f"the answer links to no {name}")
+        return masks.decode_text(value, max_bytes=MAX_JSON)
 
-        Raises SettingsError for a name in `ids` or `palette` that is none of `classes`; `source` names the
-        table.
-        """
-        for table, names in (("ids", self.ids.values()), ("palette", self.palette.values())):
-            if unknown := sorted({name for name in names if name not in (*classes, VOID_NAME)}):
-                raise SettingsError(
-                    f"{source}: {table} names {', '.join(map(repr, unknown))}, which `classes` does not list"
+    def _decoded(self, data: bytes) -> npt.NDArray[np.integer[Any]]:
+        """A PNG's ids [h, w], or its colours [h, w, 3]."""
+        colors = self.spec.encoding == "palette-png"
+        pixels = masks.decode_png(data, max_pixels=self._max_pixels, colors=colors)
+        return pixels if colors else _grey(pixels)
+
+    def _meant(self, pixels: npt.NDArray[np.integer[Any]]) -> UInt8:
+        """Stored ids or colours to class ids."""
+        spec, lenient = self.spec, self.spec.ignore_unknown
+        try:
+            if spec.encoding == "palette-png":
+                palette = {_rgb(color): self._place(name) for color, name in spec.palette.items()}
+                return masks.ids_from_colors(
+                    pixels.astype(np.uint8), palette, tolerance=spec.tolerance, unlisted_void=lenient
                 )
-        named = (*self.ids.values(), *self.palette.values())
-        filled = self.items is None and not (self.void_ids or self.ignore_unknown or VOID_NAME in named)
-        if filled or VOID_NAME in classes:
-            return classes, colors
-        return (*classes, VOID_NAME), (*colors, (0, 0, 0))
+            table = {stored: self._place(name) for stored, name in spec.ids.items()}
+            if not table:
+                table = {place: place for place, name in enumerate(self.classes) if name != VOID_NAME}
+            return _translated(pixels, {**table, **dict.fromkeys(spec.void_ids, VOID)}, lenient=lenient)
+        except InvalidValue as exc:
+            raise InvalidValue(f"{exc}: see classes, ids, palette and void_ids in --teacher-config") from exc
 
-    def max_bytes(self, height: int, width: int) -> int:
-        """More bytes than any such answer to an image of this size should have."""
-        # a number a pixel, spaced out, and one for its confidence; or a dozen masks that hardly compress
-        return min((4 << 20) + 48 * height * width, 4 * MAX_JSON)
-
-    def judge(self, reply: Reply) -> Verdict | None:
-        """Whether a reply of any status holds no prediction, or tells an error of its own.
-
-        None: it seems to be an answer, or the ordinary table rules.
-        """
-        good = 200 <= reply.status < 300
-        if self.format == "image":
-            return NO_PREDICTION if good and not reply.body.startswith(_PNG) else None
-        try:
-            document = parsed(reply.body)
-        except MalformedFrame:
-            return NO_PREDICTION if good else None
-        told = self._told(document, reply)
-        if told is not None or not good:
-            return told
-        if self.items is not None:
-            return None if isinstance(found(self.items, document), list) else NO_PREDICTION
-        assert self.mask is not None
-        kind = list if self.transport == "array" else str
-        return None if isinstance(found(self.mask, document), kind) else NO_PREDICTION
-
-    def links(self, received: Received) -> tuple[Link, ...]:
-        """The files that hold the masks, where `transport` is url; none for what is no answer."""
-        if self.transport != "url":
-            return ()
-        try:
-            document = parsed(received.body)
-        except MalformedFrame:
-            return ()
-        wanted = [(_CONFIDENCE, found(self.confidence, document))]
-        if self.items is None:
-            wanted.append((_MASK, found(self.mask, document)))
-        else:
-            items = found(self.items, document)
-            for place, item in enumerate(items if isinstance(items, list) else ()):
-                wanted.append((f"{_MASK}.{place}", found(self.mask, item)))
-        # a small file may stand in the answer itself
-        return tuple(
-            Link(name, url) for name, url in wanted if isinstance(url, str) and not url.startswith("data:")
-        )
-
-    def stated_version(self, received: Received) -> str | None:
-        """What `version` finds, if it is a text or a number."""
-        if self.version is None:
-            return None
-        try:
-            value = found(self.version, parsed(received.body))
-        except MalformedFrame:
-            return None
-        return (
-            str(value)
-            if isinstance(value, str | int) and not isinstance(value, bool) and value != ""
-            else None
-        )
-
-    def _told(self, document: Any, reply: Reply) -> Verdict | None:
-        """An error that the body tells: of any status where it is listed, else only inside a success."""
-        if self.error is None:
-            return None
-        code = found(self.error, document)
-        good = 200 <= reply.status < 300
-        if code in self.retry:
-            wait_s = wait_of(reply.headers, datetime.now(UTC))
-            return Verdict("asks to come again later", Unavailable, again=True, wait_s=wait_s, pace="refused")
-        if code in self.refused_image:
-            return Verdict(
-                "the teacher will not take this image: its answer says so", ImageRefused, billed=good
+    def _painted(self, items: Any) -> UInt8:
+        """One mask an item, on each other."""
+        if not isinstance(items, list):
+            raise MalformedFrame("the answer's items are no list")
+        if len(items) > _MOST_ITEMS:
+            raise LimitExceeded(f"{len(items)} masks in one answer are beyond {_MOST_ITEMS}")
+        regions = []
+        for number, item in enumerate(items):
+            label, score = found(self.spec.label, item), found(self.spec.score, item)
+            if not isinstance(label, str):
+                raise MalformedFrame(f"the label of item {number} is no text")
+            if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
+                raise MalformedFrame(f"the score of item {number} is no number")
+            if label in self.spec.void_labels or (self.spec.ignore_unknown and label not in self.classes):
+                continue
+            region = self._region(found(self.spec.mask, item), number)
+            regions.append(
+                masks.ClassMask(self._place(label), self._fitted(region.view(np.uint8)) > 0, score)
             )
-        if not good or (code in self.ok if self.ok else not code):
-            return None
-        if code is None:
-            return NO_PREDICTION
-        number = f" {code}" if type(code) is int else ""  # a text might echo anything
-        return Verdict(
-            f"answers with an error of its own{number}: look it up in its documentation, and list it under "
-            "`retry` or `refused_image` in --teacher-config if it is one of those",
-            Refused,
-            billed=True,
-        )
+        return masks.labels_from_masks(regions, self.height, self.width)
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        itemised = self.encoding in ("class-masks", "coco-rle")
-        if self.format == "image":
-            if itemised or any((self.mask, self.items, self.confidence, self.version, self.error)):
-                raise ValueError("format = image: the body is the mask itself, and nothing else is in it")
-            return self
-        if self.mask is None:
-            raise ValueError('mask: say where the mask is, such as mask = "predictions[0].mask"')
-        if itemised and (self.items is None or self.label is None):
-            raise ValueError(f"encoding = {self.encoding} needs items, and label of an item")
-        if not itemised and any((self.items, self.label, self.score)):
-            raise ValueError(
-                f"encoding = {self.encoding}: items, label and score are for class-masks and coco-rle"
+    def _region(self, value: Any, number: int) -> npt.NDArray[np.bool_]:
+        if self.spec.encoding == "coco-rle":
+            if not isinstance(value, dict):
+                raise MalformedFrame(f"the mask of item {number} has no size and counts")
+            return masks.mask_from_rle(value.get("size"), value.get("counts"), max_pixels=self._max_pixels)
+        if self.spec.transport == "array":
+            region: npt.NDArray[np.bool_] = _whole(value) != 0
+            return region
+        data = self._file(value, f"{MASK}.{number}")
+        return masks.decode_mask(data, max_pixels=self._max_pixels, threshold=self.spec.threshold)
+
+    def _place(self, name: str) -> int:
+        """A class's id; VOID for void."""
+        if name == VOID_NAME:
+            return VOID
+        if name not in self.classes:
+            raise InvalidValue(
+                f"the answer names the class {name[:64]!r}: add it to classes in --teacher-config"
             )
-        if self.encoding == "palette-png" and (not self.palette or self.transport == "array"):
-            raise ValueError("encoding = palette-png needs a palette of colours, and a PNG")
-        if self.error is None and (self.ok or self.retry or self.refused_image):
-            raise ValueError("error: say where the code is that ok, retry and refused_image list")
-        return self
+        return self.classes.index(name)
+
+    def _fitted(self, pixels: UInt8) -> UInt8:
+        """On the image's grid, if the sides are in proportion, within a pixel."""
+        rows, columns = pixels.shape
+        apart = abs(columns * self.height - rows * self.width)
+        if apart > max(self.height, self.width) and not self.spec.stretched:
+            raise InvalidValue(
+                f"a mask of {rows} x {columns} for an image of {self.height} x {self.width}: if it covers "
+                "all of the image, write stretched = true into --teacher-config"
+            )
+        return masks.resized(pixels, self.height, self.width)
 
 
-def parsed(body: bytes) -> Any:
-    """A body's JSON. Raises MalformedFrame."""
+def _rgb(color: str) -> tuple[int, int, int]:
+    red, green, blue = bytes.fromhex(color[1:])
+    return red, green, blue
+
+
+def _grey(pixels: UInt8) -> UInt8:
+    """[h, w] of a grey picture that came as RGB."""
+    if pixels.ndim == 2:
+        return pixels
+    if (pixels[..., 1:] != pixels[..., :1]).any():
+        raise InvalidValue("a mask in colours where ids are expected: is its encoding palette-png?")
+    return np.ascontiguousarray(pixels[..., 0])
+
+
+def _translated(stored: npt.NDArray[np.integer[Any]], table: dict[int, int], *, lenient: bool) -> UInt8:
+    """Stored ids of any size to class ids."""
+    present, places = np.unique(stored, return_inverse=True)
+    meanings = [table.get(int(value), VOID if lenient else -1) for value in present]
+    if -1 in meanings:
+        raise InvalidValue(f"the answer holds the id {int(present[meanings.index(-1)])}, which has no class")
+    return np.array(meanings, np.uint8)[places].reshape(stored.shape)
+
+
+def _whole(value: Any) -> npt.NDArray[np.int64]:
+    """Rows of whole numbers, int64 [h, w]."""
+    numbers = _grid(value, np.dtype(np.float64))
+    whole = numbers.astype(np.int64)
+    if (whole != numbers).any():
+        raise InvalidValue("ids that are no whole numbers")
+    return whole
+
+
+def _grid(value: Any, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Nested lists as [h, w]; sides of one around it are taken off."""
+    if not isinstance(value, list):
+        raise MalformedFrame("rows of numbers are expected in the answer")
     try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as exc:
-        raise MalformedFrame("the answer is not JSON") from exc
-
-
-def found(expression: str | None, document: Any) -> Any:
-    """What a JMESPath expression finds; None where it finds nothing or does not fit the answer."""
-    if expression is None:
-        return None
-    try:
-        return jmespath.search(expression, document)
-    except JMESPathError:
-        return None
+        grid = np.array(value, dtype)
+    except (ValueError, TypeError, OverflowError) as exc:
+        raise MalformedFrame("the answer's rows are no numbers, or not equally long") from exc
+    while grid.ndim > 2 and 1 in (grid.shape[0], grid.shape[-1]):
+        grid = grid[0] if grid.shape[0] == 1 else grid[..., 0]
+    if grid.ndim != 2 or 0 in grid.shape or not np.isfinite(grid).all() or np.abs(grid).max() > 2**53:
+        raise InvalidValue(f"numbers of the shape {list(grid.shape)} that are no map of an image")
+    return grid

@@ -3,6 +3,8 @@
     https://replicate.com/docs/reference/http
         the routes, `Prefer: wait=n`, the states of a prediction and `urls.get`, 600 predictions a minute,
         429 {"detail": "Request was throttled. Expected available in 1 second."}
+    https://replicate.com/docs/topics/predictions/lifecycle
+        the states; `aborted` never started and is not billed, `canceled` is billed for the time it ran
     https://replicate.com/docs/topics/predictions/create-a-prediction
         a prediction not done within the wait comes back unfinished, to be looked for again
     https://replicate.com/docs/topics/predictions/output-files
@@ -12,8 +14,9 @@
     https://replicate.com/docs/topics/predictions/rate-limits
         429 {"detail": "Request was throttled. Your rate limit resets in ~30s."}, also at little credit
 
-Rule 1: the picture goes inside the request, as a data URI, so nothing is left lying at a file host. Rule 2: a
-prediction that failed ran, and may have been billed. Rule 3: output files are fetched at once, without the key.
+Rule 1: the picture goes inside the request, as a data URI, so nothing is left lying at a file host. Rule 2:
+a prediction that failed ran, and may have been billed. Rule 3: output files are fetched at once, without the
+key.
 """
 
 import base64
@@ -31,14 +34,14 @@ from corte_student.endpoints.answers import Received, Sent
 from corte_student.endpoints.config import Strict, TeacherConfig, checked
 from corte_student.endpoints.dialect import MAX_JSON, Call, Dialect, Link, Reply, Verdict
 from corte_student.endpoints.hints import LONGEST_S, wait_of
-from corte_student.endpoints.vendors.reading import (
+from corte_student.endpoints.vendors.described import (
     NO_PREDICTION,
     AnswerSpec,
     Expression,
     found,
     parsed,
-    read_answer,
 )
+from corte_student.endpoints.vendors.reading import read_answer
 from corte_student.endpoints.vendors.spoken import Spoken, bearer, limits_of
 from corte_student.errors import AnswerLost, ImageRefused, Refused, SettingsError, Unavailable
 
@@ -46,6 +49,7 @@ _SOURCE: Final = "--teacher-config [replicate]"
 _HOSTS: Final = ("replicate.delivery", "*.replicate.delivery")
 _MAX_FILE: Final = 10_000_000
 _UNDER_WAY: Final = ("starting", "processing", "queued")
+_GET: Final = "urls.get"
 _WAIT: Final = re.compile(r"(?:resets in ~?|available in )(\d{1,6}(?:\.\d{1,6})?) ?s(?:ec|\b)")
 _NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _ROUTES: Final = (
@@ -102,9 +106,12 @@ class Replicate(Dialect):
         if state == "succeeded":
             return self.answer.judge(reply)
         if state == "failed":
-            return Verdict("the model failed on this image, see its log at Replicate", ImageRefused, billed=True)
-        if state in ("canceled", "aborted"):
-            return Verdict("the prediction was canceled at Replicate: run again", AnswerLost, billed=True)
+            return Verdict(
+                "the model failed on this image, see its log at Replicate", ImageRefused, billed=True
+            )
+        if state in ("canceled", "aborted"):  # aborted: before it ran, which is not billed
+            why = "the prediction was canceled at Replicate: run again to ask again"
+            return Verdict(why, AnswerLost, billed=state == "canceled")
         ready = state in _UNDER_WAY and isinstance(found(_GET, parsed(reply.body)), str)
         return None if ready else NO_PREDICTION
 
@@ -126,9 +133,6 @@ class Replicate(Dialect):
     def read(self, received: Received, height: int, width: int, need: Disclosure) -> Prediction:
         """As `[replicate.answer]` describes it."""
         return read_answer(self.answer, received, height, width, self.classes)
-
-
-_GET: Final = "urls.get"
 
 
 def build(url: str, config: TeacherConfig, key: SecretStr | None) -> Spoken:
@@ -180,7 +184,8 @@ def _failure(reply: Reply) -> Verdict | None:
         )
     if reply.status == 422:  # about the request's form, which is the same for every image
         return Verdict(
-            "refuses the input (422): check `model`, and image_field and input in --teacher-config [replicate]",
+            "refuses the input (422): check `model`, and image_field and input of [replicate] "
+            "in --teacher-config",
             Refused,
         )
     if reply.status != 429:

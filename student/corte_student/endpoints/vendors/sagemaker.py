@@ -1,119 +1,157 @@
-"""Amazon SageMaker real-time endpoints that run the built-in semantic segmentation algorithm.
+"""Amazon SageMaker endpoints: the built-in semantic segmentation algorithm, or a container of one's own.
 
     https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndpoint.html
         the route, its headers and errors, 6,291,456 bytes a body, `x-Amzn-Invoked-Production-Variant`
     https://docs.aws.amazon.com/sagemaker/latest/APIReference/CommonErrors.html
-        throttling is a 400; what is wrong with credentials is a 403
+        throttling is a 400; what is wrong with credentials is mostly a 403
     https://docs.aws.amazon.com/sagemaker/latest/dg/semantic-segmentation.html
         takes `image/jpeg`; answers a PNG of class ids, or the probability of each class for each pixel
     https://sagemaker-examples.readthedocs.io/en/latest/introduction_to_amazon_algorithms/semantic_segmentation_pascalvoc/semantic_segmentation_pascalvoc.html
         `Accept` is `image/png` or `application/x-protobuf`: one RecordIO record of `target` and `shape`
+    https://smithy.io/2.0/aws/protocols/aws-restjson1-protocol.html#operation-error-serialization
+        how an error is named
 
 Rule 1: requests are signed (SigV4) with AWS's own credentials, never with CORTE_TEACHER_KEY. Rule 2: no
-picture is encoded anew. The algorithm documents JPEG alone; a PNG goes out as `application/x-image`, the type
-that it documents for training data, or as `content_type` says. Rule 3: an error is told by its code
-(`x-amzn-ErrorType`, else `__type` or `code` in the body), since its status is often 400.
+picture is encoded anew. The algorithm documents JPEG alone for inference; a PNG goes to it as
+`application/x-image`, the type that it documents for training, or as `content_type` in [sagemaker.request]
+says. Rule 3: an error is told by its name, since its status is often 400. Rule 4: a container of one's own is
+described as for kind custom, in [sagemaker.request] and [sagemaker.answer].
 """
 
-import json
+import math
 import re
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Annotated, ClassVar, Final, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Final, Literal, cast
 from urllib.parse import urlsplit
 
+import cv2
+import numpy as np
+import numpy.typing as npt
 from pydantic import Field, SecretStr
 
 from corte_protocol import Disclosure, InvalidValue, Prediction
+from corte_student.endpoints import masks, recordio
 from corte_student.endpoints.answers import Received, Sent
 from corte_student.endpoints.config import Strict, TeacherConfig, checked
-from corte_student.endpoints.dialect import Call, Dialect, Reply, Verdict
-from corte_student.endpoints.hints import wait_of
+from corte_student.endpoints.dialect import Call, Reply, Verdict
 from corte_student.endpoints.signing import AwsSigner
-from corte_student.endpoints.vendors.inner import model_failed
+from corte_student.endpoints.vendors.custom import Custom, Errors
+from corte_student.endpoints.vendors.described import AnswerSpec
+from corte_student.endpoints.vendors.hosted import asked, described, room
+from corte_student.endpoints.vendors.sagemaker_failures import failure
 from corte_student.endpoints.vendors.spoken import Spoken, limits_of
-from corte_student.errors import BrokeContract, ImageRefused, Refused, SettingsError, Unavailable
+from corte_student.errors import BrokeContract, SettingsError
 
+_SOURCE: Final = "--teacher-config [sagemaker"
 _VARIANT: Final = "x-amzn-invoked-production-variant"
 _MAX_BODY: Final = 6_291_456
-_ACCEPT: Final = {"png": "image/png", "protobuf": "application/x-protobuf"}
-_MAGIC: Final = {"png": b"\x89PNG\r\n\x1a\n", "protobuf": b"\x0a\x23\xd7\xce"}
+_PROTOBUF: Final = {
+    "protobuf": "application/x-protobuf",
+    "recordio-protobuf": "application/x-recordio-protobuf",
+}
+_RECORDIO: Final = b"\x0a\x23\xd7\xce"
 _HOST: Final = re.compile(r"(?:.+\.)?runtime(?:-fips)?\.sagemaker(?:-fips)?\.([a-z0-9-]+)\.[a-z.]+")
 _PATH: Final = re.compile(r"/endpoints/[A-Za-z0-9](-*[A-Za-z0-9])*")
-_THROTTLED: Final = frozenset(
-    {
-        "Throttling",
-        "ThrottlingException",
-        "ThrottledException",
-        "TooManyRequestsException",
-        "RequestLimitExceeded",
-    }
-)
-_TOO_LARGE: Final = re.compile(r"oversize|too large|exceed|content length", re.IGNORECASE)
 _NO_PREDICTION: Final = Verdict(
     "answered with something that is no prediction: check --teacher-kind and `accept` in --teacher-config",
     BrokeContract,
     billed=True,
 )
 
+Floats = npt.NDArray[np.floating]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9](-*[A-Za-z0-9])*$", max_length=63)]
-Text = Annotated[str, Field(pattern=r"^[\x21-\x7e]+$", max_length=1024)]
+Attributes = Annotated[str, Field(pattern=r"^[\x21-\x7e]+$", max_length=1024)]
 
 
 class Options(Strict):
-    """`[sagemaker]` in --teacher-config. `accept`: what the algorithm answers."""
+    """`[sagemaker]` in --teacher-config.
 
-    accept: Literal["png", "protobuf"] = "png"
-    content_type: Text | None = None
+    `accept`: what the built-in algorithm answers, ids or probabilities, whose type AWS names in two ways.
+    `answer`, and `request` with it, describe a container of one's own instead.
+    """
+
+    accept: Literal["png", "protobuf", "recordio-protobuf"] | None = None
     region: Name | None = None
     service: Name = "sagemaker"
     target_variant: Name | None = None
     inference_component: Name | None = None
-    custom_attributes: Text | None = None
+    custom_attributes: Attributes | None = None
+    request: dict[str, Any] = Field(default_factory=dict)
+    answer: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
-class SageMaker(Dialect):
-    """One endpoint. `url` ends in /invocations."""
+class SageMaker(Custom):
+    """One endpoint. `url` ends in /invocations; `scores`: the type of probabilities, where they are asked."""
 
     name: ClassVar[str] = "sagemaker"
     version: ClassVar[int] = 1
     kept_headers: ClassVar[tuple[str, ...]] = (_VARIANT,)
 
-    url: str
     options: Options
+    scores: str | None
 
     def call(self, image: Sent, level: Disclosure) -> Call:
-        """InvokeEndpoint with the picture's own bytes."""
-        options = self.options
-        jpeg = image.media_type == "image/jpeg"
-        headers = {
-            "Content-Type": options.content_type or ("image/jpeg" if jpeg else "application/x-image"),
-            "Accept": _ACCEPT[options.accept],
+        """InvokeEndpoint."""
+        call, options = super().call(image, level), self.options
+        told = {
+            "Accept": self.scores,
             "X-Amzn-SageMaker-Target-Variant": options.target_variant,
             "X-Amzn-SageMaker-Inference-Component": options.inference_component,
             "X-Amzn-SageMaker-Custom-Attributes": options.custom_attributes,
         }
-        pixels = image.height * image.width
-        # float32 one by one with a tag each are 5 bytes; twice that, since the classes may be more than are told
-        most = 10 * len(self.classes) * pixels if options.accept == "protobuf" else 4 * pixels
-        return Call(
-            "POST",
-            self.url,
-            most + (1 << 20),
-            {name: value for name, value in headers.items() if value is not None},
-            image.body,
-        )
+        headers = {**call.headers, **{name: value for name, value in told.items() if value is not None}}
+        if (
+            options.answer is None
+            and headers["Content-Type"] == "image/png"
+            and not self.request.content_type
+        ):
+            headers["Content-Type"] = "application/x-image"
+        if self.scores is None:
+            return replace(call, headers=headers)
+        # a float32 and its tag are 5 bytes; twice that, since there may be more classes than are told
+        most = 10 * len(self.classes) * image.height * image.width + (1 << 20)
+        return replace(call, headers=headers, max_bytes=most)
 
     def judge(self, reply: Reply) -> Verdict | None:
-        """By magic bytes where it answers, by the error's code where it does not."""
-        if 200 <= reply.status < 300:
-            return None if reply.body.startswith(_MAGIC[self.options.accept]) else _NO_PREDICTION
-        return _failure(reply)
+        """By its form where it answers, by the error's name where it does not."""
+        if self.scores is not None and 200 <= reply.status < 300:
+            return None if reply.body.startswith(_RECORDIO) else _NO_PREDICTION
+        return super().judge(reply) or failure(reply)
 
     def stated_version(self, received: Received) -> str | None:
-        """The production variant that answered."""
-        return received.headers.get(_VARIANT) or None
+        """As described, else the production variant that answered."""
+        return super().stated_version(received) or received.headers.get(_VARIANT) or None
+
+    def read(self, received: Received, height: int, width: int, need: Disclosure) -> Prediction:
+        """As described, or the `need.top_k` best classes with their probabilities."""
+        # what is stored tells: `accept` may have been changed since
+        if not received.body.startswith(_RECORDIO):
+            return super().read(received, height, width, need)
+        scores = self._probabilities(received.body)
+        if scores.shape[1:] != (height, width):
+            scores = _fitted(scores, height, width)
+        return Prediction(*masks.ranked(masks.within_one(scores), need.top_k), "unread")
+
+    def _probabilities(self, body: bytes) -> Floats:
+        """`target` in the shape that `shape` states, float [C, h, w]."""
+        record = recordio.read_record(recordio.payloads(body)[0], max_values=len(body))
+        target, sides = (record.tensor(name).values for name in ("target", "shape"))
+        shape = [int(side) for side in sides]
+        told = shape[1:] if len(shape) == 4 and shape[0] == 1 else shape
+        if target.dtype.kind != "f" or len(told) != 3 or min(told) < 1 or math.prod(told) != target.size:
+            raise InvalidValue(
+                f"{target.size} numbers of the shape {shape[:8]} are no probabilities of an image"
+            )
+        if told[0] != len(self.classes):
+            raise InvalidValue(
+                f"probabilities of {told[0]} classes, and {len(self.classes)} are stated: "
+                "correct classes in --teacher-config"
+            )
+        scores = cast(Floats, target.reshape(told))
+        if not masks.normalised(scores):
+            raise InvalidValue("the numbers are no probabilities: they do not add up to one")
+        return scores
 
 
 def build(url: str, config: TeacherConfig, key: SecretStr | None) -> Spoken:
@@ -121,89 +159,59 @@ def build(url: str, config: TeacherConfig, key: SecretStr | None) -> Spoken:
 
     Raises SettingsError.
     """
-    options = checked(Options, config.options, "--teacher-config [sagemaker]")
+    options = checked(Options, config.options, f"{_SOURCE}]")
     if key is not None:
         raise SettingsError(
             "a teacher of kind sagemaker is asked with AWS credentials: unset CORTE_TEACHER_KEY, "
             "and set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
-    plain = url.removesuffix("/invocations")
-    parts = urlsplit(plain)
+    endpoint, region = _route(url, options.region)
+    request = described(options.request, f"{_SOURCE}.request]")
+    if options.answer is not None and options.accept is not None:
+        raise SettingsError(
+            f"{_SOURCE}]: accept is for the built-in algorithm, answer for any other: keep one"
+        )
+    answer = checked(AnswerSpec, options.answer or {"format": "image"}, f"{_SOURCE}.answer]")
+    names, colors = config.listed("sagemaker")
+    scores = _PROTOBUF.get(options.accept or "png")
+    classes, colors = answer.completed(names, colors, f"{_SOURCE}.answer]")
+    which = f"{options.target_variant or ''} {options.inference_component or ''}"
+    dialect = SageMaker(
+        identity=f"{endpoint} {which} {asked(request)}",
+        classes=classes,
+        colors=colors,
+        level=answer.level if scores is None else Disclosure(len(classes), 16),
+        limits=limits_of(config, room(request, _MAX_BODY)),
+        url=f"{endpoint}/invocations",
+        request=request,
+        answer=answer,
+        poll=None,
+        errors=Errors(),
+        options=options,
+        scores=scores,
+    )
+    return Spoken(dialect, AwsSigner(options.service, region))
+
+
+def _fitted(scores: Floats, height: int, width: int) -> Floats:
+    """Probabilities on the image's grid, bilinearly, if the sides are in proportion, within a pixel."""
+    rows, columns = scores.shape[1:]
+    if abs(columns * height - rows * width) > max(height, width):
+        raise InvalidValue(f"probabilities of {rows} x {columns} for an image of {height} x {width}")
+    return np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in scores])
+
+
+def _route(url: str, region: str | None) -> tuple[str, str]:
+    """The endpoint's URL without /invocations, and its region."""
+    endpoint = url.removesuffix("/invocations")
+    parts = urlsplit(endpoint)
     if not _PATH.fullmatch(parts.path):
         raise SettingsError(
             "--teacher-url of kind sagemaker is https://runtime.sagemaker.REGION.amazonaws.com/endpoints/NAME"
         )
     host = _HOST.fullmatch(parts.hostname or "")
-    region = options.region or (host[1] if host else None)
-    if region is None:
+    if region is None and host is None:
         raise SettingsError(
             f"the AWS region is not in {parts.hostname}: write `region` into [sagemaker] of --teacher-config"
         )
-    classes, colors = config.listed("sagemaker")
-    level = Disclosure(1, 0) if options.accept == "png" else Disclosure(len(classes), 16)
-    asked = f"{plain} {options.target_variant or ''} {options.inference_component or ''}".rstrip()
-    dialect = SageMaker(
-        asked, classes, colors, level, limits_of(config, _MAX_BODY), f"{plain}/invocations", options
-    )
-    return Spoken(dialect, AwsSigner(options.service, region))
-
-
-def _failure(reply: Reply) -> Verdict | None:
-    body = _fields(reply.body)
-    code = _code(reply, body)
-    if code == "ModelError" or (not code and reply.status == 424):
-        inner = body.get("OriginalStatusCode")
-        return model_failed(reply, inner if isinstance(inner, int) else None)
-    if code in _THROTTLED:
-        return _again(reply, "it allows no more for now", "refused")
-    if code == "ModelNotReadyException":
-        return _again(reply, "its model is being loaded", "overloaded")
-    if reply.status == 530:
-        return _again(reply, "a service that it depends on failed", "overloaded", billed=True)
-    if code in ("AccessDeniedException", "AccessDenied", "NotAuthorized"):
-        return Verdict(
-            f"does not let these AWS credentials ask ({reply.status}): allow them sagemaker:InvokeEndpoint",
-            Refused,
-        )
-    if reply.status in (401, 403) or code in ("IncompleteSignature", "RequestExpired"):
-        return Verdict(
-            f"refuses the AWS credentials ({reply.status}): check AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY, renew an expired session, and set this machine's clock",
-            Refused,
-        )
-    if code in ("ValidationError", "ValidationException"):
-        if _TOO_LARGE.search(str(body.get("message") or body.get("Message"))):
-            return Verdict("the teacher will not take this image (400): it is too large", ImageRefused)
-        return Verdict(
-            "refuses the request (400): check the endpoint's name in --teacher-url, "
-            "and target_variant and inference_component in --teacher-config",
-            Refused,
-        )
-    return None
-
-
-def _again(
-    reply: Reply, why: str, pace: Literal["refused", "overloaded"], *, billed: bool = False
-) -> Verdict:
-    wait_s = wait_of(reply.headers, datetime.now(UTC))
-    return Verdict(
-        f"it answers {reply.status}: {why}", Unavailable, again=True, billed=billed, wait_s=wait_s, pace=pace
-    )
-
-
-def _fields(body: bytes) -> dict[str, object]:
-    """The error's JSON object; nothing of what is none."""
-    try:
-        fields = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return fields if isinstance(fields, dict) else {}
-
-
-def _code(reply: Reply, body: dict[str, object]) -> str:
-    """The error's bare name: `ns#Name:url` in a header or in the body (AWS restJson1 protocol).
-
-    https://smithy.io/2.0/aws/protocols/aws-restjson1-protocol.html#operation-error-serialization
-    """
-    told = reply.headers.get("x-amzn-errortype") or body.get("__type") or body.get("code") or ""
-    return str(told).partition(":")[0].rpartition("#")[2]
+    return endpoint, region or (host[1] if host else "")
