@@ -8,7 +8,7 @@ from pathlib import Path
 
 from corte_protocol import Disclosure, TeacherInfo
 from corte_student.asking import Asker, ask_info
-from corte_student.endpoints import Access, Endpoint, connect
+from corte_student.endpoints import Access, Endpoint, ForeignEndpoint, connect
 from corte_student.ledger import Ledger, default_ledger_path
 from corte_student.metering import Purse
 
@@ -36,6 +36,13 @@ class Session:
             try:
                 known = None if self.offline else teacher
                 info, offline = await ask_info(known, ledger, self.access.url)
+                config = self.access.config
+                if (
+                    offline
+                    and isinstance(teacher, ForeignEndpoint)
+                    and (config is None or not config.classes)
+                ):
+                    teacher.assume(info)
                 yield Opened(self, teacher, ledger, info, offline)
             finally:
                 await teacher.aclose()

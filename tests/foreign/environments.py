@@ -21,6 +21,7 @@ FOLDER: Final = HERE.parents[1] / ".foreign"
 CONSTRAINTS: Final = HERE / "constraints.txt"
 
 TRITON_CLIENT: Final = ("tritonclient[http]==2.73.0",)
+HUGGINGFACE: Final = ("huggingface_hub==2.4.0", "pillow==13.0.0")
 KSERVE: Final = ("kserve==0.21.0", "onnxruntime==1.32.0")  # its client and its server
 
 

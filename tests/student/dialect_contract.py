@@ -126,13 +126,13 @@ class DialectContract:
 
     async def test_what_is_stored_is_read_years_later_without_a_network(self, vendor: Replay) -> None:
         """The stored bytes alone, read by a fresh endpoint that has sent nothing, give the same answer."""
-        picture = make_picture(1)
+        height, width, _ = make_picture(1).pixels.shape
         async with self.endpoint(vendor) as endpoint:
             stored = await self.ask(endpoint)
-            now = endpoint.read(stored.blob, *picture.pixels.shape[:2], self.level)
+            now = endpoint.read(stored.blob, height, width, self.level)
         before = len(vendor.seen)
         async with self.endpoint(vendor) as fresh:
-            later = fresh.read(stored.blob, *picture.pixels.shape[:2], self.level)
+            later = fresh.read(stored.blob, height, width, self.level)
         assert np.array_equal(now.classes, later.classes)
         assert now.revision == later.revision
         assert len(vendor.seen) == before

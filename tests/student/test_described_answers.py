@@ -94,11 +94,13 @@ def test_a_map_of_ids_comes_back(shape: tuple[int, int, int], way: str) -> None:
         )
         answer = received({"a": [np.array([1007, 26, -5, 10**6])[labels].tolist()]})
     else:
-        spec = AnswerSpec(mask="a", transport=way, **table)
-        value = {"base64": coded, "data-uri": uri, "url": lambda _: "https://x.example/m.png"}[way](
-            png(stored)
-        )
-        answer = received({"a": value}, Linked("mask", "image/png", png(stored)))
+        spec = AnswerSpec.model_validate({"mask": "a", "transport": way, **table})
+        values = {
+            "base64": coded(png(stored)),
+            "data-uri": uri(png(stored)),
+            "url": "https://x.example/m.png",
+        }
+        answer = received({"a": values[way]}, Linked("mask", "image/png", png(stored)))
     prediction = read(spec, answer, *labels.shape)
     assert np.array_equal(prediction.labels, labels)
     assert prediction.probs is None
@@ -128,7 +130,7 @@ def test_masks_of_classes_come_back(shape: tuple[int, int, int], way: str) -> No
         spec = AnswerSpec(encoding="coco-rle", **table)
         masks: list[Any] = [{"size": list(labels.shape), "counts": _runs(region)} for region in regions]
     else:
-        spec = AnswerSpec(encoding="class-masks", transport=way, **table)
+        spec = AnswerSpec.model_validate({"encoding": "class-masks", "transport": way, **table})
         files = [png(region * np.uint8(255)) for region in regions]
         linked = [Linked(f"mask.{place}", "image/png", file) for place, file in enumerate(files)]
         masks = [coded(file) for file in files]
@@ -147,7 +149,7 @@ def _runs(mask: npt.NDArray[np.bool_]) -> list[int]:
     """COCO's counts: down the columns, zeros first."""
     flat = np.concatenate([[False], mask.T.reshape(-1)])
     changes = np.flatnonzero(np.diff(flat)).tolist()
-    return np.diff([0, *changes, mask.size]).tolist()
+    return [int(run) for run in np.diff([0, *changes, mask.size])]
 
 
 def test_a_confidence_picture_gives_the_level_confidence() -> None:
@@ -181,10 +183,10 @@ def test_a_mask_of_the_same_proportions_is_scaled_to_the_nearest(factor: int) ->
 def test_other_proportions_are_an_error_unless_the_mask_is_stretched() -> None:
     """A letter-boxed answer would be off everywhere, and nobody would see it."""
     ids = np.array([[0, 1], [2, 0]], np.uint8)
-    with pytest.raises(InvalidValue, match="2 x 2 for an image of 2 x 4.*stretched = true"):
-        read(AnswerSpec(format="image"), received(png(ids)), 2, 4)
-    stretched = read(AnswerSpec(format="image", stretched=True), received(png(ids)), 2, 4)
-    assert np.array_equal(stretched.labels, ids.repeat(2, axis=1))
+    with pytest.raises(InvalidValue, match=r"2 x 2 for an image of 4 x 16.*stretched = true"):
+        read(AnswerSpec(format="image"), received(png(ids)), 4, 16)
+    stretched = read(AnswerSpec(format="image", stretched=True), received(png(ids)), 4, 16)
+    assert np.array_equal(stretched.labels, ids.repeat(2, axis=0).repeat(8, axis=1))
 
 
 def test_what_is_not_listed_is_void_only_where_it_was_said() -> None:
@@ -251,7 +253,7 @@ def test_void_is_a_class_only_where_pixels_can_be_left_out() -> None:
         ),
         (
             AnswerSpec(mask="a", confidence="b"),
-            {"a": coded(png(drawn((3, 4, 1))))},
+            {"a": coded(png(drawn((3, 4, 1), 3)))},
             MalformedFrame,
             "no confidence",
         ),

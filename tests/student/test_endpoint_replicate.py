@@ -334,7 +334,7 @@ class TestOfficial(ReplicateContract):
 
 
 class TestVersion(ReplicateContract):
-    """A community model by version, which takes longer than the request is held open; class ids in its file."""
+    """A community model by version, which takes longer than the request is held open; ids in its file."""
 
     model = f"acme/streets:{VERSION}"
     route = "/v1/predictions"

@@ -36,6 +36,7 @@ from pictures import make_picture
 LABELS = Disclosure(1, 0)
 MARGIN = Disclosure(2, 8)
 KEY = "crt_Sup3rS3cret"
+START = "start it with `corte-teacher serve` or check --teacher-url"
 
 
 class EndpointContract:
@@ -109,7 +110,9 @@ async def corte(
     secret = checked_key(None if key is None else SecretStr(key))
     signer = Anonymous() if secret is None else HeaderKey(secret)
     pacer = Pacer(4, ramp=False)
-    sender = Sender(Http(url, signer, connections=4), pacer, Manners(deadline_s), sleep=naps or Naps())
+    sender = Sender(
+        Http(url, signer, connections=4), pacer, Manners(deadline_s, remedy=START), sleep=naps or Naps()
+    )
     endpoint = CorteEndpoint(sender, has_key=signer.has_key)
     try:
         yield endpoint

@@ -12,13 +12,14 @@ Rule 3: a key appears in no message, log, URL or stored answer.
 from corte_student.endpoints.answers import FREE, Meter, Receipt, Stored
 from corte_student.endpoints.connecting import Access, connect, guess_kind, kind_of
 from corte_student.endpoints.endpoint import Endpoint, read_frame
-from corte_student.endpoints.foreign import UNSTATED
+from corte_student.endpoints.foreign import UNSTATED, ForeignEndpoint
 
 __all__ = [
     "FREE",
     "UNSTATED",
     "Access",
     "Endpoint",
+    "ForeignEndpoint",
     "Meter",
     "Receipt",
     "Stored",

@@ -3,7 +3,7 @@
 Strategy: two kinds of limiters are common, and both are read off the log. One counts by the clock's second:
 for each of 50 places where its seconds might begin, the requests it let through in a second with a refusal
 ARE its limit, and it fits only if all such seconds agree and no other second held more. The other is a
-bucket that refills steadily: what it let through, over the time that took and the `memory` of its bucket.
+bucket that refills steadily: what it let through, over the time that took and the time that fills its bucket.
 This is this project's choice; no header or standard says which of them a teacher uses.
 """
 
@@ -49,14 +49,15 @@ class Admissions:
         refused = bisect_left(self._refused, end) - bisect_left(self._refused, begin)
         return self.asked(begin, end) - refused
 
-    def by_a_bucket(self, begin: float, end: float, memory_s: float) -> float:
-        """The limit a second, if a bucket of `memory_s` seconds' worth was full at `begin` and empty at `end`.
+    def by_a_bucket(self, begin: float, end: float, burst_s: float) -> float:
+        """The limit a second, if a bucket was full at `begin` and empty at `end`.
 
-        It was full until the requests came faster than it refills, which is where this is largest.
+        It holds what refills it in `burst_s`, and was full until requests came faster than that: from there
+        to `end` this is largest. Half a request, because on average so much was in it when it refused one.
         """
         spans = [span for tenths in range(3, 21) if (span := tenths / 10) < end - begin]
         spans.append(end - begin)
-        return max((self.let_through(end - span, end) + 0.5) / (span + memory_s) for span in spans)
+        return max((self.let_through(end - span, end) + 0.5) / (span + burst_s) for span in spans)
 
     def by_the_second(self) -> list[int]:
         """The limits a second, one for each place where the teacher's seconds might begin, that explain all.

@@ -95,17 +95,21 @@ def connect(
     secret = checked_key(access.key)
     if secret is not None:
         ensure_private(parts, insecure_http=access.insecure_http)
-    manners = Manners(deadline_s, paid=access.paid)
     if kind == "corte":
         signer: Signer = Anonymous() if secret is None else HeaderKey(secret)
         http = Http(access.url, signer, connections=connections)
         # our own service says 503 when it is full: there is no unknown limit to feel for
+        manners = Manners(
+            deadline_s, access.paid, "start it with `corte-teacher serve` or check --teacher-url"
+        )
         sender = Sender(http, Pacer(connections, ramp=False), manners)
         return CorteEndpoint(sender, has_key=signer.has_key)
     config = access.config or TeacherConfig()
     spoken = spoken_by(kind, access.url, config, secret)
+    if spoken.signer.has_key:
+        ensure_private(parts, insecure_http=access.insecure_http)
     http = Http(access.url, spoken.signer, connections=connections)
-    sender = Sender(http, Pacer(connections), manners)
+    sender = Sender(http, Pacer(connections), Manners(deadline_s, access.paid))
     hosts = spoken.link_hosts if config.link_hosts is None else config.link_hosts
     return ForeignEndpoint(
         sender, spoken.dialect, Links(hosts), has_key=spoken.signer.has_key, revision=config.revision

@@ -84,6 +84,10 @@ class ForeignEndpoint:
             dialect.limits,
         )
 
+    def assume(self, info: TeacherInfo) -> None:
+        """Take on what it said of itself before, where it cannot be asked: to read what is stored."""
+        self._dialect = replace(self._dialect, classes=info.classes, colors=info.colors)
+
     async def predict(
         self, body: bytes, media_type: str, disclosure: Disclosure, meter: Meter = FREE
     ) -> Stored:

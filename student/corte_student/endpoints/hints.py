@@ -96,7 +96,7 @@ def _room(hint: RateHint) -> tuple[float, float]:
 
 
 def _fields(value: str, policy: str) -> Iterator[RateHint]:
-    """The members of a RateLimit field: `"name";r=9;t=5`, or `limit=10, remaining=9, reset=5` of version 07."""
+    """The members of RateLimit: `"name";r=9;t=5`, or `limit=10, remaining=9, reset=5` of version 07."""
     policies = _policy(policy)
     elder: dict[str, float] = {}
     for item in _ITEMS.findall(value):

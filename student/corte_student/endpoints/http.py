@@ -8,10 +8,12 @@ of a transport error is never repeated, it may quote what was sent.
 
 import asyncio
 import ipaddress
+import re
 import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -104,6 +106,7 @@ class Links:
             # no proxy: it would resolve the name again. SSL_CERT_FILE counts all the same
             trust_env=False,
             verify=httpx.create_ssl_context(),
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         )
 
     async def aclose(self) -> None:
@@ -147,7 +150,9 @@ class Links:
             raise BrokeContract("the answer links to something that is no URL") from None
         if parts.scheme != "https" or not host or parts.username is not None or parts.password is not None:
             raise BrokeContract("the answer links to something that is not plain https: not fetched")
-        if not host.isascii() or not any(_matches(host, pattern) for pattern in self._hosts):
+        if not _HOST.fullmatch(host):
+            raise BrokeContract("the answer links to something that is no URL")
+        if not any(_matches(host, pattern) for pattern in self._hosts):
             raise BrokeContract(
                 f"the answer links to {host}: add it to link_hosts in --teacher-config if it is trusted"
             )
@@ -180,6 +185,7 @@ class Links:
         return address.is_global and address in _GLOBAL_UNICAST
 
 
+_HOST = re.compile(r"[a-z0-9._:-]{1,253}")  # a name in a message stays a name
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")  # RFC 4291, section 2.4
 _LINK_TIMEOUT: Mapping[str, float] = {"connect": _CONNECT_S, "read": 30.0, "write": 30.0, "pool": 30.0}

@@ -1,8 +1,9 @@
 """When the next request to a teacher may leave: shared by all tasks that ask it. No I/O.
 
 Strategy: tasks pass one turnstile in the order they came. The first of them waits until a place is free (how
-many at once: concurrency.py), its turn has come (how many a second: rate.py), no pause holds (Retry-After and
-RateLimit hold for all tasks alike) and the teacher is not away (breaker.py); then it goes, and the next looks.
+many at once: concurrency.py), its turn has come (how many a second: rate.py), no pause holds (Retry-After
+and RateLimit hold for all tasks alike) and the teacher is not away (breaker.py); then it goes, and the next
+one looks.
 
 Rule 1: requests leave evenly spaced; of a delay at most one space, and 20 ms, is made up for. Rule 2: after a
 pause or an outage the places fill up over one round trip, with jitter. Rule 3: `enter` and `leave` are called
@@ -18,11 +19,9 @@ from typing import Literal
 from corte_student.endpoints.breaker import Breaker, RetryBudget
 from corte_student.endpoints.concurrency import Concurrency
 from corte_student.endpoints.hints import RateHint
-from corte_student.endpoints.rate import Rate
+from corte_student.endpoints.rate import LONG_WAIT_S, Phase, Rate
 
-__all__ = ["Outcome", "Pacer", "RateHint", "State"]
-
-State = Literal["growing", "measuring", "seeking", "known", "paused", "away"]
+State = Phase | Literal["paused", "away"]
 
 _CATCH_UP_S = 0.02
 _SOON_S = 1e-6
@@ -44,8 +43,8 @@ class Outcome:
         lost        no connection, or it broke, or time ran out; 502 and 504
         cancelled   our own side gave up: says nothing about the teacher
 
-    `wait_s`: seconds that the teacher asks to wait. `latency_s`: from sending to the answer, where that is not
-    the time between `enter` and `leave`.
+    `wait_s`: seconds that the teacher asks to wait. `latency_s`: from sending to the answer, where that is
+    not the time between `enter` and `leave`.
     """
 
     kind: Literal["answered", "refused", "overloaded", "lost", "cancelled"]
@@ -55,13 +54,17 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A request in flight: when it left, at which rate, after waiting for its turn, into the last place."""
+    """A request in flight: when it left and at which rate, whether after waiting for its turn, as a probe.
+
+    `full`: it took the last place. `bound`: that was the last there can be.
+    """
 
     at: float
     rate: float
     waited: bool
-    full: bool
     probe: bool
+    full: bool
+    bound: bool
 
 
 class Pacer:
@@ -88,16 +91,16 @@ class Pacer:
         self._rate = Rate(ramp=ramp)
         self._breaker = Breaker()
         self._budget = RetryBudget()
-        self._latency_s = 0.0
-        self._not_before = float("-inf")
-        self._last = float("-inf")
-        self._spread = 0.0
-        self._reset_at = float("-inf")
-        self._probing = False
-        self._to_fill = 0
-        self._refused_in_a_row = 0
         self._turnstile = asyncio.Lock()
         self._changed = asyncio.Event()
+        self._not_before = float("-inf")
+        self._reset_at = float("-inf")
+        self._last = float("-inf")
+        self._spread_s = 0.0
+        self._to_fill = 0
+        self._probing = False
+        self._refused_in_a_row = 0
+        self._latency_s = 0.0
 
     @property
     def rate(self) -> float:
@@ -106,13 +109,13 @@ class Pacer:
 
     @property
     def in_flight(self) -> int:
-        """Requests that entered and have not left."""
+        """Requests that entered and did not leave yet."""
         return len(self._places)
 
     @property
     def limit(self) -> int:
-        """Requests that may be in flight."""
-        return self._concurrency.limit
+        """Requests that may be in flight; one, while it is unknown whether a pause has been long enough."""
+        return 1 if self._refused_in_a_row > 1 else self._concurrency.limit
 
     @property
     def open(self) -> bool:
@@ -124,9 +127,7 @@ class Pacer:
         """In one word what decides when the next request leaves."""
         if self._breaker.open:
             return "away"
-        if self._now() < self._not_before:
-            return "paused"
-        return self._rate.phase
+        return "paused" if self._now() < self._not_before else self._rate.phase
 
     async def enter(self, until: float) -> None:
         """Wait for a place, which `leave` gives back. Raises TimeoutError if there is none by `until`.
@@ -142,33 +143,36 @@ class Pacer:
 
     def leave(self, outcome: Outcome) -> None:
         """Give the place of this task back and say what became of its request: once for each `enter`."""
-        task = asyncio.current_task()
-        if task is None or task not in self._places:
+        place = self._places.pop(_this_task(), None)
+        if place is None:
             raise RuntimeError("this task holds no place: leave is called once, by the task that entered")
-        place = self._places.pop(task)
+        now = self._now()
         self._probing = self._probing and not place.probe
         self._changed.set()
-        now = self._now()
-        latency_s = now - place.at if outcome.latency_s is None else outcome.latency_s
         if outcome.kind == "answered":
             self._alive()
-            self._answered(place, latency_s)
+            self._answered(place, now - place.at if outcome.latency_s is None else outcome.latency_s)
         elif outcome.kind == "refused":
             self._alive()
-            self._pause(now, self._refusal_s(now, outcome.wait_s))
-            self._not_before = self._rate.refused(place.at, place.rate, self._not_before)
+            self._refused(place, now, self._wait_s(now, outcome.wait_s))
         elif outcome.kind != "cancelled":
-            self._failed(place, outcome.kind == "lost", now)
+            self._failed(place, now, lost=outcome.kind == "lost")
             if outcome.wait_s is not None:
                 self._pause(now, outcome.wait_s)
 
     def hint(self, hint: RateHint) -> None:
-        """The teacher states how many more requests it takes; told before the `leave` of that request."""
+        """What an answer's headers state; told before `leave`, by the task that got the answer."""
         now = self._now()
-        if hint.remaining == 0:
-            self._pause(now, hint.reset_s)
         if self._rate.hint(hint, self.in_flight - 1):
             self._reset_at = now + hint.reset_s
+        if hint.remaining > 0:
+            return
+        place = self._places.get(_this_task())
+        if place is not None and hint.quota is None and hint.reset_s <= LONG_WAIT_S:
+            # what is used up by the second is learned as from a refusal, less the one that was one too many
+            self._refused(place, now, hint.reset_s)
+        else:
+            self._pause(now, hint.reset_s)
 
     def may_retry(self) -> bool:
         """Spend one retry, or say that too many were spent lately."""
@@ -182,10 +186,10 @@ class Pacer:
             raise TimeoutError
 
     async def _turn(self, until: float) -> bool:
-        """Wait, as the first in the queue, until a request may leave. Whether its turn had to be waited for."""
+        """Wait, as the first in the queue, until a request may leave. Whether it had to wait for its turn."""
         waited = False
         while True:
-            if self.in_flight >= (1 if self._refused_in_a_row > 1 else self.limit) or self._probing:
+            if self.in_flight >= self.limit or self._probing:
                 self._changed.clear()
                 await self._changed.wait()
                 continue
@@ -195,30 +199,32 @@ class Pacer:
                 return waited
             self._check(until, due)
             waited = waited or due == slot
-            # what a hint allows meanwhile may bring the turn forward
+            # in naps: what is learned meanwhile may bring the turn forward
             await self._sleep(min(due - now, _LONGEST_NAP_S))
 
     def _slot(self) -> float:
         """The time of the next turn."""
-        rate = self.rate
-        turn = self._last + max(1.0 / rate, self._spread)
-        # one request may leave as soon as the teacher begins to count anew: its answer brings the next hint
+        turn = self._last + max(1.0 / self.rate, self._spread_s)
+        # one may leave as soon as the teacher begins to count anew: its answer brings the next hint
         return min(turn, self._reset_at) if self._last < self._reset_at else turn
 
     def _take(self, *, waited: bool) -> None:
-        task = asyncio.current_task()
-        if task is None or task in self._places:
+        task = _this_task()
+        if task in self._places:
             raise RuntimeError("this task holds a place already: leave comes before the next enter")
-        now, rate = self._now(), self.rate
+        now, slot, probe = self._now(), self._slot(), self.open
         full = self.in_flight + 1 >= self.limit
-        self._places[task] = _Place(now, rate, waited, full, probe=self.open)
-        self._probing = self.open
-        self._last = max(self._slot(), now - min(1.0 / rate, _CATCH_UP_S))
-        self._spread = 0.0
+        bound = full and self._concurrency.settled
+        rate = self._rate.sent(now, waited=waited, bound=bound)
+        self._places[task] = _Place(now, rate, waited, probe, full, bound)
+        self._probing = probe
+        # a little late is made up for, so that the rate holds; what nobody asked for in time is not
+        self._last = slot if now - slot < min(1.0 / rate, _CATCH_UP_S) else now
+        self._spread_s = 0.0
         if self._to_fill > 0:
             self._to_fill -= 1
-            self._spread = random.uniform(0.0, 2.0) * min(self._latency_s, _LONGEST_FILL_S) / self.limit
-        self._rate.sent(now, waited=waited, full=full)
+            round_trip = min(self._latency_s, _LONGEST_FILL_S)
+            self._spread_s = random.uniform(0.0, 2.0) * round_trip / self.limit
 
     def _alive(self) -> None:
         if self._breaker.alive():
@@ -229,32 +235,39 @@ class Pacer:
         self._latency_s += (latency_s - self._latency_s) * (_SMOOTH if self._latency_s else 1.0)
         self._refused_in_a_row = 0
         self._budget.answered()
-        self._concurrency.answered(full=place.full)
-        self._rate.answered(place.at, place.rate, waited=place.waited, full=place.full)
+        self._concurrency.answered(place.at, full=place.full)
+        self._rate.answered(place.at, place.rate, waited=place.waited, bound=place.bound)
 
-    def _failed(self, place: _Place, lost: bool, now: float) -> None:
+    def _refused(self, place: _Place, now: float, wait_s: float) -> None:
+        self._pause(now, wait_s)
+        self._not_before = self._rate.refused(place.at, place.rate, self._not_before)
+
+    def _failed(self, place: _Place, now: float, *, lost: bool) -> None:
         if not self.open:
-            if lost:
-                self._concurrency.lost(place.at, now)
-            else:
-                self._concurrency.overloaded(place.at, now)
+            (self._concurrency.lost if lost else self._concurrency.overloaded)(place.at, now)
         if self._breaker.failed(now, probe=place.probe):
             self._concurrency.outage()
 
-    def _refusal_s(self, now: float, wait_s: float | None) -> float:
-        """How long to wait after a refusal: what it says, and longer where nothing was answered since the last."""
+    def _wait_s(self, now: float, said_s: float | None) -> float:
+        """How long to wait after a refusal: as it says, and longer if nothing was answered since the last."""
         if now < self._not_before:
-            return wait_s or 0.0
+            return said_s or 0.0
         self._refused_in_a_row += 1
-        if wait_s is not None and self._refused_in_a_row == 1:
-            return wait_s
+        if said_s is not None and self._refused_in_a_row == 1:
+            return said_s
         longest = min(2.0 ** min(self._refused_in_a_row, 16), _LONGEST_PAUSE_S)
-        return max(wait_s or 0.0, random.uniform(longest / 2, longest))
+        return max(said_s or 0.0, random.uniform(longest / 2, longest))
 
     def _pause(self, now: float, wait_s: float) -> None:
         """Nobody leaves for so long. Others were told to wait as well: jitter, drawn once a pause."""
-        jitter = (
-            0.0 if now < self._not_before else random.uniform(0.0, min(_JITTER * wait_s, _LONGEST_JITTER_S))
-        )
-        self._not_before = max(self._not_before, now + wait_s + jitter)
+        if now >= self._not_before:
+            wait_s += random.uniform(0.0, min(_JITTER * wait_s, _LONGEST_JITTER_S))
+        self._not_before = max(self._not_before, now + wait_s)
         self._to_fill = self.limit
+
+
+def _this_task() -> asyncio.Task[object]:
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("a pacer is used by tasks")
+    return task

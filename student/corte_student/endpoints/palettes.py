@@ -16,7 +16,7 @@ _GOLDEN = 0.618034  # the golden ratio's fraction spreads any number of hues
 
 
 def colors_for(names: Sequence[str], known: Mapping[str, Rgb] = _CITYSCAPES) -> tuple[Rgb, ...]:
-    """One colour a class: Cityscapes' where the name is one of its, black for void, else a hue by position."""
+    """One colour a class: Cityscapes' where the name is one of its, black for void, else a hue by place."""
     known = {**_CITYSCAPES, **known, VOID_NAME: (0, 0, 0)}
     return tuple(known[name.lower()] if name.lower() in known else _hue(i) for i, name in enumerate(names))
 

@@ -30,9 +30,9 @@ Phase = Literal["growing", "measuring", "seeking", "known"]
 _START = 10.0
 _GROWTH = 0.41
 _SILENCE_S = 1.33
-"""In the growing phase, what is refused `_GROWTH` a second too fast left at least 0.7 s after a second began."""
+"""While it grows, the rate is too high only in the last 0.3 s of a second: then the next one has begun."""
 _HASTE = 1.5
-"""So much faster than was let through, a second is used up before it ends, wherever in it the asking began."""
+"""So much faster than was let through, a second is used up before it ends, even if 0.3 s of it are over."""
 _FEW = 50
 _SEEK_GROWTH = 0.03
 _START_BELOW, _LEVEL_BELOW = 0.975, 0.985
@@ -42,7 +42,9 @@ _BURST_S = 0.1
 """A bucket is taken to hold what refills it in a tenth of a second."""
 _EARLY_S = 5.0
 _MOST_DOWN = 0.7
-_LONG_WAIT_S = 2.5
+_LIVELY_S = 1.0
+"""Who asks again only later than this after a pause was not stopped by it alone."""
+LONG_WAIT_S = 2.5
 _LEAST = 1.0 / 3600.0
 
 
@@ -94,21 +96,27 @@ class Rate:
             return self._guess
         return self._hinted if self.phase == "growing" else min(self._hinted, self._guess)
 
-    def sent(self, now: float, *, waited: bool, full: bool) -> None:
-        """A request leaves; it `waited` for its turn; as many as possible were in flight (`full`)."""
+    def sent(self, now: float, *, waited: bool, bound: bool) -> float:
+        """A request leaves; it `waited` for its turn; no more can be in flight (`bound`).
+
+        Returns the rate at which it leaves.
+        """
         if self._refusal is not None:
             self._begin(now, self._judged(self._refusal))
         elif self._stretch.since == -math.inf:
             self._begin(now, self.phase)
         self._log.sent(now)
         self._stretch = replace(self._stretch, through=self._stretch.through + 1)
-        if waited and self.phase != "growing" and self._in_use(now, full=full):
+        if waited and self.phase != "growing" and self._in_use(now, bound=bound):
             self._age_s += 1.0 / self._guess
             self._guess = self._curve()
+        return self.per_s
 
-    def answered(self, sent_at: float, rate: float, *, waited: bool, full: bool) -> None:
+    def answered(self, sent_at: float, rate: float, *, waited: bool, bound: bool) -> None:
         """A request that left at `sent_at` at this rate was answered."""
-        if self.phase == "growing" and waited and self._refusal is None and self._in_use(sent_at, full=full):
+        if self.phase != "growing" or self._refusal is not None:
+            return
+        if waited and self._in_use(sent_at, bound=bound):
             self._guess *= math.exp(_GROWTH / rate)
 
     def refused(self, sent_at: float, rate: float, until: float) -> float:
@@ -125,19 +133,21 @@ class Rate:
         else:
             self._refusal.at = min(self._refusal.at, sent_at)
         if self.phase == "growing":
-            until = max(until, self._refusal.at + _SILENCE_S)
+            begun = self._refusal.at + _SILENCE_S
+            until = begun + max(0, math.ceil(until - begun))
         self._refusal.until = max(self._refusal.until, until)
         return until
 
     def hint(self, hint: RateHint, in_flight: int) -> bool:
         """The teacher states how many more it takes, and for how long. Whether the rate holds until then."""
-        if hint.reset_s > _LONG_WAIT_S:
+        if hint.reset_s > LONG_WAIT_S:
             # those in flight may not have been counted yet
             self._hinted = max(hint.remaining - in_flight, 1) / hint.reset_s
             return True
         if hint.quota is not None and hint.window_s is not None:
-            # so close to the reset whole seconds are too coarse to divide by
-            self._hinted = _START_BELOW * hint.quota / hint.window_s
+            # so close to the reset whole seconds are too coarse to divide by; and where the last request of
+            # a second is sent, the next second is waited for
+            self._hinted = _START_BELOW * max(hint.quota - 1, 0.5) / hint.window_s
         return False
 
     def interrupted(self) -> None:
@@ -145,30 +155,33 @@ class Rate:
         self._log.forget()
         self._refusal = self._ended = None
         self._stretch = replace(self._stretch, since=-math.inf)
+        self._age_s = min(self._age_s, self._plateau_s)
 
     def _begin(self, now: float, phase: Phase) -> None:
         self._stretch = _Stretch(now, 0, phase)
         self._refusal = None
 
-    def _in_use(self, at: float, *, full: bool) -> bool:
+    def _in_use(self, at: float, *, bound: bool) -> bool:
         second = max(self._stretch.since, at - 1.0)
-        return full or self._log.asked(second, at) >= 0.6 * self._guess * (at - second)
+        return bound or self._log.asked(second, at) >= 0.6 * self._guess * (at - second)
 
     def _judged(self, refusal: _Refusal) -> Phase:
         """The phase after a refusal; sets the rate."""
-        if self._stretch.through <= 0 and self._ended is not None:
-            self._stretch, ended = self._ended
-            refusal = replace(ended, until=refusal.until)
+        if self._ended is not None and self._stretch.through <= 0:
+            stretch, ended = self._ended
+            if self._stretch.since < ended.until + _LIVELY_S:
+                self._stretch, refusal = stretch, replace(ended, until=refusal.until)
         self._ended = (self._stretch, refusal)
-        flowed_s = max(refusal.at - self._stretch.since, 1e-3)
+        flowed_s = max(refusal.at - self._stretch.since, _BURST_S)
         if self._stretch.phase == "growing":
             phase = self._first_guess(refusal, flowed_s)
         elif self._stretch.phase == "measuring":
-            phase = self._measured()
+            phase = self._measured(flowed_s)
         else:
             phase = self._found_again(refusal, flowed_s)
-        if refusal.until - refusal.at > _LONG_WAIT_S:
-            phase = self._found(min(self._limit, self._stretch.through / (refusal.until - self._stretch.since)))
+        if refusal.until - refusal.at > LONG_WAIT_S:
+            overall = self._stretch.through / (refusal.until - self._stretch.since)
+            phase = self._found(min(self._limit, overall))
         self._limit = max(self._limit, _LEAST)
         self._age_s = 0.0
         self._guess = self._curve(phase)
@@ -189,8 +202,8 @@ class Rate:
         self._plateau_s = _GUESSED_PLATEAU_S
         return phase
 
-    def _measured(self) -> Phase:
-        if self._stretch.through > 0.6 * self._last_second:
+    def _measured(self, flowed_s: float) -> Phase:
+        if self._stretch.through > 0.6 * self._last_second and flowed_s < 1.0:
             self._counted = True
             return self._found(float(self._stretch.through))
         self._limit = self._last_second

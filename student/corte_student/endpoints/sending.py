@@ -29,10 +29,14 @@ _NOBODY = "nobody listens"
 
 @dataclass(frozen=True, slots=True)
 class Manners:
-    """How a teacher is asked: `deadline_s` a request with its retries; `paid`: requests cost money."""
+    """How a teacher is asked: `deadline_s` a request with its retries; `paid`: requests cost money.
+
+    `remedy` is what to do where nobody answers.
+    """
 
     deadline_s: float
     paid: bool = False
+    remedy: str = "check --teacher-url"
 
 
 @dataclass(slots=True)
@@ -150,10 +154,7 @@ class Sender:
 
     def _unavailable(self, setback: Verdict | None) -> Unavailable:
         if setback is not None and setback.why == _NOBODY:
-            return Unavailable(
-                f"no teacher answers at {self.url}: "
-                "start it with `corte-teacher serve` or check --teacher-url"
-            )
+            return Unavailable(f"no teacher answers at {self.url}: {self._manners.remedy}")
         why = "no answer came" if setback is None else setback.why.rstrip(".")
         if setback is not None and setback.wait_s:
             why += f", to be asked again in {setback.wait_s:.0f} s"

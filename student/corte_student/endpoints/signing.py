@@ -6,13 +6,14 @@ is loaded only where it is used, and is an extra of the distribution.
 
 import asyncio
 import importlib
+import logging
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 from pydantic import SecretStr
 
 from corte_student.endpoints.dialect import Call
-from corte_student.errors import Refused, SettingsError
+from corte_student.errors import Refused, SettingsError, Unavailable
 
 
 class Signer(Protocol):
@@ -59,6 +60,8 @@ class AwsSigner:
     def __init__(self, service: str, region: str) -> None:
         self._service, self._region = service, region
         self._session: Any = _load("botocore.session", "sagemaker").get_session()
+        # at DEBUG it writes session tokens into the log
+        logging.getLogger("botocore.auth").setLevel(logging.INFO)
 
     async def sign(self, call: Call) -> Mapping[str, str]:
         """Authorization, date and content hash. Credentials may be fetched over the network: in a thread."""
@@ -69,13 +72,21 @@ class AwsSigner:
         request = _load("botocore.awsrequest", "sagemaker").AWSRequest(
             method=call.method, url=call.url, data=call.content, headers=dict(call.headers)
         )
-        credentials = self._session.get_credentials()
-        if credentials is None:
-            raise Refused(
-                "no AWS credentials: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-            )
-        auth.SigV4Auth(credentials.get_frozen_credentials(), self._service, self._region).add_auth(request)
+        auth.SigV4Auth(self._credentials(), self._service, self._region).add_auth(request)
         return {name: value for name, value in request.headers.items() if name not in call.headers}
+
+    def _credentials(self) -> Any:
+        try:
+            credentials = self._session.get_credentials()
+            frozen = None if credentials is None else credentials.get_frozen_credentials()
+        except _load("botocore.exceptions", "sagemaker").BotoCoreError as exc:
+            raise Refused(_NO_AWS) from exc
+        if frozen is None:
+            raise Refused(_NO_AWS)
+        return frozen
+
+
+_NO_AWS = "no AWS credentials: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 
 
 class GoogleSigner:
@@ -94,14 +105,18 @@ class GoogleSigner:
         return await asyncio.to_thread(self._token)
 
     def _token(self) -> dict[str, str]:
-        auth = _load("google.auth", "vertex")
+        auth, errors = _load("google.auth", "vertex"), _load("google.auth.exceptions", "vertex")
         try:
             if self._credentials is None:
                 scopes = ["https://www.googleapis.com/auth/cloud-platform"]
                 self._credentials, _ = auth.default(scopes=scopes)
             if not self._credentials.valid:
                 self._credentials.refresh(_load("google.auth.transport.requests", "vertex").Request())
-        except _load("google.auth.exceptions", "vertex").GoogleAuthError as exc:
+        except errors.TransportError as exc:
+            raise Unavailable(
+                "Google's token service cannot be reached: check the network, then again"
+            ) from exc
+        except errors.GoogleAuthError as exc:
             raise Refused(
                 "no Google credentials: run `gcloud auth application-default login`, "
                 "or put an access token in CORTE_TEACHER_KEY"

@@ -16,7 +16,7 @@ from corte_protocol import VOID, Disclosure, MalformedFrame
 from corte_student.endpoints.dialect import Rgb
 from corte_student.endpoints.palettes import colors_for
 from corte_student.endpoints.tensors import listed
-from corte_student.endpoints.vendors.oip_options import WHERE, Answer, Layout
+from corte_student.endpoints.vendors.openinference.options import WHERE, Answer, Layout
 from corte_student.errors import SettingsError
 
 ANY: Final = -1

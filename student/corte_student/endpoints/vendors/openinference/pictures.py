@@ -16,8 +16,8 @@ from PIL import Image as Pillow
 from corte_protocol.types import UInt8
 from corte_student.endpoints.answers import Sent
 from corte_student.endpoints.tensors import DTYPES, Array, Tensor
-from corte_student.endpoints.vendors.oip_model import ANY, Spec
-from corte_student.endpoints.vendors.oip_options import WHERE, Scale
+from corte_student.endpoints.vendors.openinference.model import ANY, Spec
+from corte_student.endpoints.vendors.openinference.options import WHERE, Scale
 from corte_student.errors import ImageRefused, SettingsError
 
 

@@ -19,7 +19,7 @@ from corte_protocol import VOID, Disclosure, InvalidValue, Prediction
 from corte_protocol.types import Float16, UInt8
 from corte_student.endpoints.masks import normalised, ranked, resized, softmax, within_one
 from corte_student.endpoints.tensors import Array, Message, listed
-from corte_student.endpoints.vendors.oip_options import WHERE, Activation, Answer, Layout
+from corte_student.endpoints.vendors.openinference.options import WHERE, Activation, Answer, Layout
 
 CLASSES: Final = "classes"
 SCORES: Final = "scores"

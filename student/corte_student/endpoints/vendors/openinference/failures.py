@@ -16,7 +16,7 @@ from corte_protocol import ProtocolError
 from corte_student.endpoints.dialect import Reply, Verdict
 from corte_student.endpoints.hints import wait_of
 from corte_student.endpoints.tensors import unpack
-from corte_student.endpoints.vendors.oip_options import WHERE
+from corte_student.endpoints.vendors.openinference.options import WHERE
 from corte_student.errors import BrokeContract, ImageRefused, Refused, Unavailable
 
 _TEXT: Final = 1 << 16

@@ -31,11 +31,11 @@ from corte_student.endpoints.config import TeacherConfig, checked
 from corte_student.endpoints.dialect import Call, Dialect, Reply, Rgb, Verdict
 from corte_student.endpoints.palettes import colors_for
 from corte_student.endpoints.tensors import LENGTH_HEADER, pack, unpack
-from corte_student.endpoints.vendors.oip_failures import failure
-from corte_student.endpoints.vendors.oip_model import Model, Spec, agree, choose, read_metadata
-from corte_student.endpoints.vendors.oip_options import WHERE, Options
-from corte_student.endpoints.vendors.oip_pictures import Feed
-from corte_student.endpoints.vendors.oip_planes import CLASSES, SCORES, Reading
+from corte_student.endpoints.vendors.openinference.failures import failure
+from corte_student.endpoints.vendors.openinference.model import Model, Spec, agree, choose, read_metadata
+from corte_student.endpoints.vendors.openinference.options import WHERE, Options
+from corte_student.endpoints.vendors.openinference.pictures import Feed
+from corte_student.endpoints.vendors.openinference.planes import CLASSES, SCORES, Reading
 from corte_student.endpoints.vendors.spoken import Spoken, bearer, limits_of
 from corte_student.errors import BrokeContract, SettingsError
 
