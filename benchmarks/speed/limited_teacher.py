@@ -1,8 +1,8 @@
 """A teacher that allows so many images a second, in a process of its own, and remembers when they arrived.
 
-Usage: python -m speed.limited_teacher PORT LIMIT LATENCY_S BURST|fixed OFFSET_S. Who is over the limit gets 429
-with `Retry-After: 1`, as late as an answer. `GET /arrivals` lists [time, allowed] of all so far, times on the
-machine's monotonic clock, which is that of every asyncio loop on Linux.
+Usage: python -m speed.limited_teacher PORT LIMIT LATENCY_S BURST|fixed OFFSET_S. Who is over the limit gets
+429 with `Retry-After: 1`, as late as an answer. `GET /arrivals` lists [time, allowed] of all so far, times on
+the machine's monotonic clock, which is that of every asyncio loop on Linux.
 
     BURST   a bucket of so many requests, which refills steadily
     fixed   a count that begins anew every second, at the clock's whole seconds plus OFFSET_S

@@ -8,7 +8,8 @@ import pytest
 from pydantic import BaseModel, SecretStr
 
 from corte_student.endpoints import Access, connect, kind_of
-from corte_student.endpoints.config import KINDS, TeacherConfig, read_config
+from corte_student.endpoints.config import KINDS, TeacherConfig, config_from, read_config
+from corte_student.endpoints.vendors import spoken_by
 from corte_student.endpoints.vendors.custom import Auth, Errors, Poll
 from corte_student.endpoints.vendors.described import AnswerSpec
 from corte_student.endpoints.vendors.described_request import Request
@@ -66,6 +67,35 @@ def uncommented(text: str) -> str:
             here.add(name)
         lines.append(plain)
     return "\n".join(lines)
+
+
+TOGETHER = {"mean", "std", "content_type", "format"}
+"""Keys that need others, or a table that is commented out as well."""
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.stem != "custom"], ids=lambda path: path.name
+)
+def test_every_key_that_is_commented_out_can_be_put_in(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One at a time, in the place of what stood there."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    lines = path.read_text().splitlines()
+    tried = 0
+    for place, line in enumerate(lines):
+        match = COMMENTED.match(line)
+        if match is None or (name := match[1].partition(" =")[0]) in TOGETHER:
+            continue
+        others = [other for other in lines[:place] + lines[place + 1 :] if not other.startswith(f"{name} =")]
+        text = "\n".join((*others[:place], match[1], *others[place:]))
+        if name == "url":
+            text = text.replace("model =", "# model =")
+        config = config_from(tomllib.loads(text), path.name)
+        assert config.kind is not None and config.url is not None
+        spoken_by(config.kind, config.url, config, None)
+        config.priced()
+        tried += 1
+    assert tried
 
 
 def test_the_custom_file_names_every_key() -> None:
