@@ -37,7 +37,7 @@ _PATIENCE_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A teacher of `limit` images a second: `kind` bucket (a tenth of them at once) or fixed, from `offset_s`."""
+    """A teacher of `limit` images a second: a bucket (a tenth of them at once), or fixed, from `offset_s`."""
 
     kind: str
     limit: int
@@ -46,7 +46,7 @@ class Case:
 
 @dataclass(slots=True)
 class Run:
-    """Times on the machine's monotonic clock: 200s at the client, arrivals at the teacher, [allowed] or not."""
+    """Times on the machine's monotonic clock: of 200s at the client; of arrivals, and whether allowed."""
 
     began: float = 0.0
     back: float = 0.0

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from corte_protocol import VOID, Disclosure
 from corte_protocol.types import VOID_NAME, UInt8
@@ -25,6 +25,12 @@ from replaying import Replay, replay
 
 KEY = "vk_Sup3rS3cret0123456789"
 CLASSES = ("road", "car", "sky")
+
+
+async def endless() -> AsyncIterator[bytes]:
+    """300 MiB, for whoever goes on reading."""
+    for _ in range(300):
+        yield b"x" * (1 << 20)
 
 
 def truth(pixels: UInt8) -> UInt8:
@@ -180,7 +186,7 @@ class DialectContract:
 
     async def test_an_oversized_answer_is_not_read(self, vendor: Replay) -> None:
         """Far more bytes than any answer to this image could have are cut off and told."""
-        vendor.faults.append(Response(b"x" * (300 << 20), 200))
+        vendor.faults.append(StreamingResponse(endless(), 200))
         async with self.endpoint(vendor) as endpoint:
             with pytest.raises(BrokeContract, match="larger than"):
                 await self.ask(endpoint)

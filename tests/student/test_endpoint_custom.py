@@ -299,7 +299,14 @@ class TestInvented(DialectContract):
             assert other.seen == []
 
     @pytest.mark.parametrize(
-        "body", [{"state": "queued"}, {"state": "queued", "links": {"self": 7}}, {}, [], 1]
+        "body",
+        [
+            *(
+                {"state": "queued", "links": {"self": at}}
+                for at in ("http://[::1", "/a\x00", "http://h:port/", "")
+            ),
+            *({"state": "queued"}, {"state": "queued", "links": {"self": 7}}, {}, [], 1),
+        ],
     )
     async def test_a_job_without_a_place_is_no_answer(self, vendor: Replay, body: object) -> None:
         """Nor is any other JSON."""
@@ -400,7 +407,7 @@ class TestImage(DialectContract):
                 "method": "PUT",
                 "path": "/segment",
                 "query": {"api-version": "2026-11-01", "scale": 1.5},
-                "headers": {"X-Region": "eu"},
+                "headers": {"X-Region": "eu", "accept": "image/png;q=1"},
             },
             "auth": {"header": "x-api-key", "prefix": ""},
             "answer": {"format": "image", "ids": {7: "road", 26: "car", 23: "sky"}},
@@ -420,7 +427,7 @@ class TestImage(DialectContract):
         assert dict(request.query_params) == {"api-version": "2026-11-01", "scale": "1.5"}
         assert request.headers["x-region"] == "eu"
         assert request.headers["content-type"] == "image/png"
-        assert request.headers["accept"] == "image/png"
+        assert request.headers.getlist("accept") == ["image/png;q=1"]
         ids = np.array([7, 26, 23], np.uint8)[truth(pixels_of(body))]
         return Response(png(ids), media_type="image/png")
 

@@ -321,6 +321,7 @@ class TestOfficial(ReplicateContract):
             {"status": "succeeded", "output": {"mask": "https://replicate.delivery/x.png"}},
             {"status": "starting"},
             {"status": "starting", "urls": {"get": 7}},
+            {"status": "starting", "urls": {"get": "https://[api.replicate.com"}},
             {"status": ["starting"]},
             {"status": "dreaming", "urls": {"get": "x"}},
         ],

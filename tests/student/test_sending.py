@@ -217,3 +217,24 @@ async def test_the_breaker_opens_and_closes_by_itself() -> None:
             await sender.send(call(vendor), watch)
             assert not sender.down
     assert down[0] is False and down[-1] is True
+
+
+async def test_a_free_call_is_sent_again_even_where_others_are_paid(vendor: Replay) -> None:
+    """Looking whether a paid answer is ready costs nothing: a gateway's failure there loses no answer."""
+    vendor.faults.append(Response(b"", 502))
+    async with sending(vendor.url, paid=True) as sender:
+        assert (await sender.send(call(vendor), judge, free=True)).body == b"fine"
+    assert vendor.images == 2
+
+
+async def test_cookies_are_not_sent_back() -> None:
+    """A vendor's session cookie is forgotten: no request is tied to another."""
+
+    async def setting(request: Request, body: bytes) -> Response:
+        return Response(b"fine", headers={"set-cookie": "session=1; Path=/"})
+
+    with replay(setting) as vendor:
+        async with sending(vendor.url, paid=False) as sender:
+            for _ in range(2):
+                await sender.send(call(vendor), judge)
+    assert not any("cookie" in one.headers for one in vendor.seen)

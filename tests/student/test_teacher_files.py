@@ -69,8 +69,8 @@ def uncommented(text: str) -> str:
     return "\n".join(lines)
 
 
-TOGETHER = {"mean", "std", "content_type", "format"}
-"""Keys that need others, or a table that is commented out as well."""
+TOGETHER = {"mean", "std", "content_type", "format", "scale_up_timeout_s"}
+"""Keys that need others, another URL, or a table that is commented out as well."""
 
 
 @pytest.mark.parametrize(

@@ -89,4 +89,4 @@ class Admissions:
         least = min(limits)
         # a request on the border may have been counted on its other side
         slack = 1 + least // 50
-        return least if max(limits) <= least + slack and most <= least + slack else None
+        return max(least, most) if max(*limits, most) <= least + slack else None

@@ -31,7 +31,7 @@ class Concurrency:
         return not self._doubling or self._limit >= self._most
 
     def answered(self, sent_at: float, *, full: bool) -> None:
-        """An answer came to what left at `sent_at`, when every place was taken (`full`)."""
+        """An answer came to what left at `sent_at`; since then, every place was taken once (`full`)."""
         if sent_at > self._lost_at:
             self._before_loss = None
         if full:

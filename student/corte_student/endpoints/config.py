@@ -145,5 +145,6 @@ def checked(model: type[T], values: Mapping[str, Any], source: str) -> T:
                 known = ", ".join(name for name in model.model_fields if name != "options")
                 problems.append(f"unknown key {key!r}; known are {known}")
             else:
-                problems.append(f"{key}: {error['msg']}" if key else error["msg"])
+                told = error["msg"].removeprefix("Value error, ")
+                problems.append(f"{key}: {told}" if key else told)
         raise SettingsError(f"{source}: {'; '.join(problems)}") from exc

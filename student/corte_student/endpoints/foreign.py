@@ -13,8 +13,8 @@ from dataclasses import replace
 from corte_protocol import (
     Disclosure,
     InvalidValue,
-    MalformedFrame,
     Prediction,
+    ProtocolError,
     TeacherInfo,
     decode_prediction,
     encode_prediction,
@@ -149,7 +149,7 @@ class ForeignEndpoint:
                 while (more := self._dialect.follow(reply)) is not None:
                     following, pause_s = more
                     await self._sleep(pause_s)
-                    reply = await self._sender.send(following, self._judge_image)
+                    reply = await self._sender.send(following, self._judge_image, free=True)
         except (TimeoutError, Unavailable) as exc:
             raise AnswerLost(
                 "the teacher took the image and did not finish in time: raise deadline_s, then run again"
@@ -177,7 +177,7 @@ class ForeignEndpoint:
         """
         try:
             prediction = self._dialect.read(received, height, width, need).narrow(need)
-        except (InvalidValue, MalformedFrame):
+        except ProtocolError:
             return Stored(received.pack(), revision, self._dialect.level)
         frame = encode_prediction(replace(prediction, revision=revision))
         packed = decoded(received.adapter, received.version, frame, self._dialect.classes).pack()

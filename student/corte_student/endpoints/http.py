@@ -59,6 +59,8 @@ class Http:
             follow_redirects=False,
             # a proxy from the environment would read what goes over plain http
             trust_env=parts.scheme == "https",
+            # a session would tie requests together that have nothing to do with each other
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         )
 
     @property

@@ -54,17 +54,12 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A request in flight: when it left and at which rate, whether after waiting for its turn, as a probe.
-
-    `full`: it took the last place. `bound`: that was the last there can be.
-    """
+    """A request in flight: when it left and at which rate, whether after waiting for its turn, as a probe."""
 
     at: float
     rate: float
     waited: bool
     probe: bool
-    full: bool
-    bound: bool
 
 
 class Pacer:
@@ -96,6 +91,7 @@ class Pacer:
         self._not_before = float("-inf")
         self._reset_at = float("-inf")
         self._last = float("-inf")
+        self._full_at = float("-inf")
         self._spread_s = 0.0
         self._to_fill = 0
         self._probing = False
@@ -154,7 +150,7 @@ class Pacer:
             self._answered(place, now - place.at if outcome.latency_s is None else outcome.latency_s)
         elif outcome.kind == "refused":
             self._alive()
-            self._refused(place, now, self._wait_s(now, outcome.wait_s))
+            self._refused(place, now, self._wait_s(now, outcome.wait_s), outcome.wait_s or 0.0)
         elif outcome.kind != "cancelled":
             self._failed(place, now, lost=outcome.kind == "lost")
             if outcome.wait_s is not None:
@@ -170,7 +166,7 @@ class Pacer:
         place = self._places.get(_this_task())
         if place is not None and hint.quota is None and hint.reset_s <= LONG_WAIT_S:
             # what is used up by the second is learned as from a refusal, less the one that was one too many
-            self._refused(place, now, hint.reset_s)
+            self._refused(place, now, hint.reset_s, hint.reset_s)
         else:
             self._pause(now, hint.reset_s)
 
@@ -213,10 +209,10 @@ class Pacer:
         if task in self._places:
             raise RuntimeError("this task holds a place already: leave comes before the next enter")
         now, slot, probe = self._now(), self._slot(), self.open
-        full = self.in_flight + 1 >= self.limit
-        bound = full and self._concurrency.settled
-        rate = self._rate.sent(now, waited=waited, bound=bound)
-        self._places[task] = _Place(now, rate, waited, probe, full, bound)
+        if self.in_flight + 1 >= self.limit:
+            self._full_at = now
+        rate = self._rate.sent(now, waited=waited, bound=self._full_at == now and self._concurrency.settled)
+        self._places[task] = _Place(now, rate, waited, probe)
         self._probing = probe
         # a little late is made up for, so that the rate holds; what nobody asked for in time is not
         self._last = slot if now - slot < min(1.0 / rate, _CATCH_UP_S) else now
@@ -235,12 +231,14 @@ class Pacer:
         self._latency_s += (latency_s - self._latency_s) * (_SMOOTH if self._latency_s else 1.0)
         self._refused_in_a_row = 0
         self._budget.answered()
-        self._concurrency.answered(place.at, full=place.full)
-        self._rate.answered(place.at, place.rate, waited=place.waited, bound=place.bound)
+        full = place.at <= self._full_at
+        bound = full and self._concurrency.settled
+        self._concurrency.answered(place.at, full=full)
+        self._rate.answered(place.at, place.rate, waited=place.waited, bound=bound)
 
-    def _refused(self, place: _Place, now: float, wait_s: float) -> None:
+    def _refused(self, place: _Place, now: float, wait_s: float, said_s: float) -> None:
         self._pause(now, wait_s)
-        self._not_before = self._rate.refused(place.at, place.rate, self._not_before)
+        self._not_before = self._rate.refused(place.at, place.rate, self._not_before, said_s)
 
     def _failed(self, place: _Place, now: float, *, lost: bool) -> None:
         if not self.open:

@@ -31,6 +31,7 @@ _START = 10.0
 _GROWTH = 0.41
 _SILENCE_S = 1.33
 """While it grows, the rate is too high only in the last 0.3 s of a second: then the next one has begun."""
+_JITTER_S = 0.1
 _HASTE = 1.5
 """So much faster than was let through, a second is used up before it ends, even if 0.3 s of it are over."""
 _FEW = 50
@@ -50,11 +51,15 @@ _LEAST = 1.0 / 3600.0
 
 @dataclass(slots=True)
 class _Refusal:
-    """The first since the last pause: when it left, at which rate; until when nothing may leave."""
+    """The first since the last pause: when it left, at which rate; until when nothing may leave.
+
+    `closed_s`: for how long from then on the teacher lets nobody through, as far as it said or showed.
+    """
 
     at: float
     rate: float
     until: float
+    closed_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,22 +124,23 @@ class Rate:
         if waited and self._in_use(sent_at, bound=bound):
             self._guess *= math.exp(_GROWTH / rate)
 
-    def refused(self, sent_at: float, rate: float, until: float) -> float:
+    def refused(self, sent_at: float, rate: float, until: float, said_s: float) -> float:
         """A request that left at `sent_at` at this rate was refused; nothing may leave before `until`.
 
-        Returns until when nothing should leave.
+        The teacher said to wait `said_s`. Returns until when nothing should leave.
         """
         self._log.refused(sent_at)
         if sent_at < self._stretch.since:
             return until
         self._stretch = replace(self._stretch, through=self._stretch.through - 1)
         if self._refusal is None:
-            self._refusal = _Refusal(sent_at, rate, until)
+            self._refusal = _Refusal(sent_at, rate, until, said_s)
         else:
             self._refusal.at = min(self._refusal.at, sent_at)
         if self.phase == "growing":
+            # whole seconds after the least: it must not matter which of those in flight is told last
             begun = self._refusal.at + _SILENCE_S
-            until = begun + max(0, math.ceil(until - begun))
+            until = max(until, begun + max(0, math.ceil(until - begun - _JITTER_S)))
         self._refusal.until = max(self._refusal.until, until)
         return until
 
@@ -170,8 +176,13 @@ class Rate:
         if self._ended is not None and self._stretch.through <= 0:
             stretch, ended = self._ended
             if self._stretch.since < ended.until + _LIVELY_S:
-                self._stretch, refusal = stretch, replace(ended, until=refusal.until)
+                closed_s = refusal.at - ended.at + refusal.closed_s
+                self._stretch, refusal = stretch, replace(ended, until=refusal.until, closed_s=closed_s)
         self._ended = (self._stretch, refusal)
+        if self._stretch.through <= 0 and self._stretch.phase == "growing":
+            # nothing was let through: that says when, and not how fast
+            self._guess = min(self._guess, _START)
+            return "growing"
         flowed_s = max(refusal.at - self._stretch.since, _BURST_S)
         if self._stretch.phase == "growing":
             phase = self._first_guess(refusal, flowed_s)
@@ -179,8 +190,8 @@ class Rate:
             phase = self._measured(flowed_s)
         else:
             phase = self._found_again(refusal, flowed_s)
-        if refusal.until - refusal.at > LONG_WAIT_S:
-            overall = self._stretch.through / (refusal.until - self._stretch.since)
+        if refusal.closed_s > LONG_WAIT_S:
+            overall = self._stretch.through / (refusal.at + refusal.closed_s - self._stretch.since)
             phase = self._found(min(self._limit, overall))
         self._limit = max(self._limit, _LEAST)
         self._age_s = 0.0

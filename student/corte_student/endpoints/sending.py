@@ -76,29 +76,37 @@ class Sender:
         await self._http.aclose()
 
     async def send(
-        self, call: Call, judge: Judge, meter: Meter = FREE, *, nobody_s: float | None = None
+        self,
+        call: Call,
+        judge: Judge,
+        meter: Meter = FREE,
+        *,
+        nobody_s: float | None = None,
+        free: bool = False,
     ) -> Reply:
         """The reply that `judge` finds no fault with. Raises TeacherError.
 
-        Where nobody listens at all, `nobody_s` is the deadline: a person is waiting.
+        Where nobody listens at all, `nobody_s` is the deadline: a person is waiting. `free`: this call costs
+        nothing where others do, so it may be sent again whatever became of it.
         """
+        paid = self._manners.paid and not free
         began = asyncio.get_running_loop().time()
         so_far = _Attempts()
         try:
             async with asyncio.timeout(self._manners.deadline_s):
                 for attempt in itertools.count():
-                    outcome = await self._attempt(call, judge, meter, began, so_far)
+                    outcome = await self._attempt(call, judge, meter, began, so_far, paid=paid)
                     if isinstance(outcome, Reply):
                         return outcome
                     if not await self._may_go_on(outcome, attempt, began, nobody_s):
                         break
         except TimeoutError:
-            if so_far.under_way and self._manners.paid:
+            if so_far.under_way and paid:
                 raise AnswerLost(_LOST.format(f"within {self._manners.deadline_s:g} s")) from None
         raise self._unavailable(so_far.setback)
 
     async def _attempt(
-        self, call: Call, judge: Judge, meter: Meter, began: float, so_far: _Attempts
+        self, call: Call, judge: Judge, meter: Meter, began: float, so_far: _Attempts, *, paid: bool
     ) -> Reply | Verdict:
         await self._pacer.enter(began + self._manners.deadline_s)
         told = Outcome("cancelled")
@@ -128,7 +136,7 @@ class Sender:
         so_far.count += 1
         if not verdict.again or (verdict.tries is not None and so_far.count >= verdict.tries):
             raise self._failure(verdict)
-        if verdict.billed and self._manners.paid:
+        if verdict.billed and paid:
             raise AnswerLost(_LOST.format(f"({verdict.why})"))
         return verdict
 

@@ -18,7 +18,7 @@ import json
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Final, Self
-from urllib.parse import urlencode, urljoin
+from urllib.parse import urlencode
 
 from pydantic import Field, SecretStr, model_validator
 
@@ -34,6 +34,7 @@ from corte_student.endpoints.vendors.described import (
     Code,
     Expression,
     found,
+    next_url,
     parsed,
 )
 from corte_student.endpoints.vendors.described_request import Request, Text, Token, body_of
@@ -110,7 +111,7 @@ class Custom(Dialect):
         request = self.request
         accept = "application/json" if self.answer.format == "json" or self.poll else "image/png"
         content_type, content = body_of(request, image)
-        headers = {"Accept": accept, **request.headers, "Content-Type": content_type}
+        headers = {**self._headers(accept), "Content-Type": content_type}
         most = self.answer.max_bytes(image.height, image.width)
         return Call(request.method, self.url, most, headers, content)
 
@@ -123,17 +124,16 @@ class Custom(Dialect):
             return self.answer.judge(reply)
         if status in self.poll.failed:
             return Verdict("the teacher took this image and failed on it", ImageRefused, billed=True)
-        return None if isinstance(found(self.poll.url, parsed(reply.body)), str) else NO_PREDICTION
+        return None if self._next(self.poll, reply) else NO_PREDICTION
 
     def follow(self, reply: Reply) -> tuple[Call, float] | None:
         """Where to look next, until the answer is done."""
         status = self._progress(reply)
         if self.poll is None or status is None or status in self.poll.done:
             return None
-        url = urljoin(self.url, found(self.poll.url, parsed(reply.body)))
-        return Call(
-            "GET", url, MAX_JSON, {"Accept": "application/json", **self.request.headers}
-        ), self.poll.every_s
+        url = self._next(self.poll, reply)
+        assert url is not None, "judged before"
+        return Call("GET", url, MAX_JSON, self._headers("application/json")), self.poll.every_s
 
     def links(self, received: Received) -> tuple[Link, ...]:
         """As described."""
@@ -146,6 +146,14 @@ class Custom(Dialect):
     def read(self, received: Received, height: int, width: int, need: Disclosure) -> Prediction:
         """As described."""
         return read_answer(self.answer, received, height, width, self.classes)
+
+    def _headers(self, accept: str) -> dict[str, str]:
+        """The user's, and `accept` where they say nothing of it."""
+        stated = any(name.lower() == "accept" for name in self.request.headers)
+        return {**({} if stated else {"Accept": accept}), **self.request.headers}
+
+    def _next(self, poll: Poll, reply: Reply) -> str | None:
+        return next_url(self.url, found(poll.url, parsed(reply.body)))
 
     def _progress(self, reply: Reply) -> Any:
         """What `poll.status` finds; None where nothing is polled or nothing is found."""

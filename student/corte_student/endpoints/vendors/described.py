@@ -15,9 +15,11 @@ without a class is void, and no confidence is made up.
 """
 
 import json
+import re
 from datetime import UTC, datetime
 from itertools import combinations
 from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urljoin, urlsplit
 
 import jmespath
 from jmespath.exceptions import JMESPathError
@@ -46,6 +48,7 @@ Code = StrictBool | StrictInt | StrictStr
 Id = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 Color = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 
+_VISIBLE: Final = re.compile(r"[\x21-\x7e]{1,8192}")
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 MASK: Final = "mask"
 CONFIDENCE: Final = "confidence"
@@ -235,6 +238,18 @@ def parsed(body: bytes) -> Any:
         return json.loads(body)
     except (ValueError, RecursionError) as exc:
         raise MalformedFrame("the answer is not JSON") from exc
+
+
+def next_url(base: str, value: Any) -> str | None:
+    """Where a reply says to look next, relative to `base` or not; None for what is no URL."""
+    if not isinstance(value, str) or not _VISIBLE.fullmatch(value):
+        return None
+    try:
+        url = urljoin(base, value)
+        _ = urlsplit(url).port  # parsed when read
+    except ValueError:
+        return None
+    return url
 
 
 def found(expression: str | None, document: Any) -> Any:

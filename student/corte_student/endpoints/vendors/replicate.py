@@ -25,7 +25,6 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Final
-from urllib.parse import urljoin
 
 from pydantic import Field, JsonValue, SecretStr
 
@@ -39,6 +38,7 @@ from corte_student.endpoints.vendors.described import (
     AnswerSpec,
     Expression,
     found,
+    next_url,
     parsed,
 )
 from corte_student.endpoints.vendors.reading import read_answer
@@ -49,7 +49,6 @@ _SOURCE: Final = "--teacher-config [replicate]"
 _HOSTS: Final = ("replicate.delivery", "*.replicate.delivery")
 _MAX_FILE: Final = 10_000_000
 _UNDER_WAY: Final = ("starting", "processing", "queued")
-_GET: Final = "urls.get"
 _WAIT: Final = re.compile(r"(?:resets in ~?|available in )(\d{1,6}(?:\.\d{1,6})?) ?s(?:ec|\b)")
 _NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _ROUTES: Final = (
@@ -112,14 +111,14 @@ class Replicate(Dialect):
         if state in ("canceled", "aborted"):  # aborted: before it ran, which is not billed
             why = "the prediction was canceled at Replicate: run again to ask again"
             return Verdict(why, AnswerLost, billed=state == "canceled")
-        ready = state in _UNDER_WAY and isinstance(found(_GET, parsed(reply.body)), str)
-        return None if ready else NO_PREDICTION
+        return None if state in _UNDER_WAY and self._next(reply) else NO_PREDICTION
 
     def follow(self, reply: Reply) -> tuple[Call, float] | None:
         """The prediction's own URL until it ends."""
         if _state(reply) not in _UNDER_WAY:
             return None
-        url = urljoin(self.url, found(_GET, parsed(reply.body)))
+        url = self._next(reply)
+        assert url is not None, "judged before"
         return Call("GET", url, 2 * MAX_JSON, {"Accept": "application/json"}), self.options.every_s
 
     def links(self, received: Received) -> tuple[Link, ...]:
@@ -133,6 +132,9 @@ class Replicate(Dialect):
     def read(self, received: Received, height: int, width: int, need: Disclosure) -> Prediction:
         """As `[replicate.answer]` describes it."""
         return read_answer(self.answer, received, height, width, self.classes)
+
+    def _next(self, reply: Reply) -> str | None:
+        return next_url(self.url, found("urls.get", parsed(reply.body)))
 
 
 def build(url: str, config: TeacherConfig, key: SecretStr | None) -> Spoken:
