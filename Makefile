@@ -25,8 +25,8 @@ lint: setup
 	$(BIN)/mypy shared teacher_service student examples benchmarks tests
 	$(BIN)/lint-imports
 
-# two workers, a thread each: the suite is processes that import torch, not long computations
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile
+# four workers on two cores, a thread each: most tests wait for sockets and processes
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 4 --dist loadfile
 
 test: lint
 	$(PYTEST) -m "not slow and not foreign"

@@ -151,14 +151,14 @@ class TestRouter(HuggingFaceContract):
             with pytest.raises(Unavailable, match="86400 s"):
                 await self.ask(endpoint)
 
-    @pytest.mark.parametrize("estimate", [None, "soon", True, -1, float("nan")])
+    @pytest.mark.parametrize("estimate", [None, "soon", True, -1, float("nan"), [20]])
     async def test_an_estimate_that_is_none_is_as_if_not_sent(self, vendor: Replay, estimate: object) -> None:
         """Then it is an ordinary 503."""
         body = json.dumps({"error": "503 Service Unavailable", "estimated_time": estimate}).encode()
-        vendor.faults.extend([Response(body, 503), Response(b"Service Unavailable", 503)])
+        vendor.faults.append(Response(body, 503, {"retry-after": "40"}))
         async with self.endpoint(vendor) as endpoint:
-            await self.ask(endpoint)
-        assert vendor.images == 3
+            with pytest.raises(Unavailable, match="overloaded or not ready, to be asked again in 40 s"):
+                await self.ask(endpoint)
 
     async def test_rate_limit_goes_before_retry_after(self, vendor: Replay) -> None:
         """As in their own client; without it, Retry-After counts."""
@@ -384,3 +384,10 @@ def test_an_organisation_can_pay() -> None:
 def test_without_a_key_nobody_is_named() -> None:
     """A public endpoint takes none."""
     assert not spoken(DEDICATED, key=None).signer.has_key
+
+
+def test_base64_leaves_less_room() -> None:
+    """Where there are parameters; the user may know better."""
+    assert spoken(ROUTER).dialect.limits.max_body_bytes == 10_000_000
+    assert spoken(ROUTER, huggingface={"threshold": 0.5}).dialect.limits.max_body_bytes == 7_500_000
+    assert spoken(ROUTER, max_body_bytes=99).dialect.limits.max_body_bytes == 99

@@ -19,7 +19,7 @@ from street_scenes.generate import write
 ROOT = Path(__file__).parents[2]
 SHORT = ["--steps", "6", "--set", "log_every=1"]
 SHORT += ["--set", "batch=2", "--set", "height=64", "--set", "width=96"]
-"""Added to `train`: what is shown is run, only shorter."""
+"""Added to `train` and `plan`: what is shown is run, only shorter."""
 
 
 def commands() -> list[list[str]]:
@@ -52,7 +52,7 @@ def environment() -> dict[str, str]:
 
 def run(words: list[str], base: Path) -> None:
     """Run one command in `base` and show what it said if it fails."""
-    if words[:2] == ["corte-student", "train"]:
+    if words[0] == "corte-student" and words[1] in ("train", "plan"):
         words = [*words, *SHORT]
     data = {"XDG_DATA_HOME": str(base / "data")}
     done = subprocess.run(

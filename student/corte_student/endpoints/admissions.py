@@ -89,4 +89,4 @@ class Admissions:
         least = min(limits)
         # a request on the border may have been counted on its other side
         slack = 1 + least // 50
-        return max(least, most) if max(*limits, most) <= least + slack else None
+        return least if max(*limits, most) <= least + slack else None

@@ -8,7 +8,7 @@ error, and a secret has no place here: the key comes from CORTE_TEACHER_KEY or -
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -30,17 +30,7 @@ Kind = Literal[
     "replicate",
     "custom",
 ]
-KINDS: tuple[Kind, ...] = (
-    "corte",
-    "openinference",
-    "huggingface",
-    "sagemaker",
-    "vertex",
-    "azureml",
-    "roboflow",
-    "replicate",
-    "custom",
-)
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class Strict(BaseModel):

@@ -30,7 +30,7 @@ _HOSTS: Final[tuple[tuple[Kind, str], ...]] = (
     ("sagemaker", r"runtime\.sagemaker\..+\.amazonaws\.com(\.cn)?"),
     ("vertex", r".+-aiplatform\.googleapis\.com|.+\.prediction\.vertexai\.goog"),
     ("azureml", r".+\.inference\.ml\.azure\.(com|us)"),
-    ("roboflow", r"(serverless|segment|outline|detect)\.roboflow\.com"),
+    ("roboflow", r"(serverless|segment|outline|detect)\.roboflow\.com|.+\.roboflow\.cloud"),
     ("replicate", r"api\.replicate\.com"),
 )
 

@@ -22,7 +22,7 @@ import httpx
 from corte_student.endpoints.address import checked_url, origin
 from corte_student.endpoints.dialect import Call, Reply
 from corte_student.endpoints.signing import Signer
-from corte_student.errors import BrokeContract, Refused, SettingsError
+from corte_student.errors import BrokeContract, Refused, SettingsError, TeacherError
 
 _ERROR_BODY_BYTES = 1 << 16
 _CONNECT_S = 10.0
@@ -78,16 +78,9 @@ class Http:
             raise BrokeContract("the teacher points to another host, where the key must not go: not followed")
         signed = {**call.headers, **await self._signer.sign(call)}
         request = self._http.build_request(call.method, call.url, content=call.content, headers=signed)
-        try:
-            return await _exchange(self._http, request, call.max_bytes)
-        except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
-            if _distrusted(exc):
-                raise Refused(
-                    f"the certificate of {self.url} is not trusted: name its authority in SSL_CERT_FILE"
-                ) from exc
-            return Broken("nobody listens", sent=False)
-        except (httpx.TransportError, httpx.StreamError) as exc:
-            return Broken("the connection broke", sent=True, kind=type(exc).__name__)
+        remedy = "name its authority in SSL_CERT_FILE"
+        distrust = Refused(f"the certificate of {self.url} is not trusted: {remedy}")
+        return await _exchange(self._http, request, call.max_bytes, distrust)
 
 
 class Links:
@@ -133,16 +126,8 @@ class Links:
             headers={"Host": named},
             extensions={"sni_hostname": host, "timeout": _LINK_TIMEOUT},
         )
-        try:
-            return await _exchange(self._http, request, max_bytes)
-        except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
-            if _distrusted(exc):
-                raise BrokeContract(
-                    f"the certificate of {host}, which the answer links to, is not trusted"
-                ) from exc
-            return Broken("nobody listens", sent=False)
-        except (httpx.TransportError, httpx.StreamError) as exc:
-            return Broken("the connection broke", sent=True, kind=type(exc).__name__)
+        distrust = BrokeContract(f"the certificate of {host}, which the answer links to, is not trusted")
+        return await _exchange(self._http, request, max_bytes, distrust)
 
     def _allowed(self, url: str) -> tuple[str, int]:
         try:
@@ -193,8 +178,21 @@ _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")  # RFC 4291, section 2.4
 _LINK_TIMEOUT: Mapping[str, float] = {"connect": _CONNECT_S, "read": 30.0, "write": 30.0, "pool": 30.0}
 
 
-async def _exchange(http: httpx.AsyncClient, request: httpx.Request, max_bytes: int) -> Reply:
-    response = await http.send(request, stream=True)
+async def _exchange(
+    http: httpx.AsyncClient, request: httpx.Request, max_bytes: int, distrust: TeacherError
+) -> Reply | Broken:
+    """Send and read. Raises `distrust` where the other side's certificate is not trusted."""
+    try:
+        return await _received(await http.send(request, stream=True), max_bytes)
+    except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
+        if _distrusted(exc):
+            raise distrust from exc
+        return Broken("nobody listens", sent=False)
+    except (httpx.TransportError, httpx.StreamError) as exc:
+        return Broken("the connection broke", sent=True, kind=type(exc).__name__)
+
+
+async def _received(response: httpx.Response, max_bytes: int) -> Reply:
     try:
         good = response.is_success
         body = await _read(response, max_bytes if good else _ERROR_BODY_BYTES, strict=good)

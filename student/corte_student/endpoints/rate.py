@@ -231,7 +231,7 @@ class Rate:
     def _by_what_is_seen(self, refusal: _Refusal, limits: list[int], burst_s: float) -> float:
         self._counted = bool(limits) and _agree(limits)
         if self._counted:
-            return float(median(limits))
+            return float(max(limits))
         return self._log.by_a_bucket(self._stretch.since, refusal.at, burst_s)
 
     def _found(self, limit: float) -> Phase:

@@ -122,6 +122,10 @@ class _Reader:
                 raise MalformedFrame(f"the label of item {number} is no text")
             if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
                 raise MalformedFrame(f"the score of item {number} is no number")
+            try:
+                score = None if score is None else float(score)
+            except OverflowError as exc:  # JSON's integers have no bound
+                raise InvalidValue(f"the score of item {number} is beyond any float") from exc
             if label in self.spec.void_labels or (self.spec.ignore_unknown and label not in self.classes):
                 continue
             region = self._region(found(self.spec.mask, item), number)
