@@ -14,6 +14,7 @@ from typing import Protocol
 from corte_student.endpoints.hints import RateHint
 from corte_student.endpoints.pacing import Outcome, Pacer
 
+ANSWERED, CANCELLED = Outcome("answered"), Outcome("cancelled")
 Headers = Callable[[float], RateHint | None]
 
 
@@ -65,7 +66,7 @@ class Simulated:
             self.refused += 1
             return Outcome("refused", self.retry_after_s), hint
         self.answered.append(loop.time())
-        return Outcome("answered"), hint
+        return ANSWERED, hint
 
     def rate(self, begin: float, end: float) -> float:
         """Answers a second in [begin, end)."""
@@ -78,7 +79,7 @@ class Simulated:
         async def ask() -> None:
             while True:
                 await pacer.enter(loop.time() + 1000.0)
-                told = Outcome("cancelled")
+                told = CANCELLED
                 try:
                     told, hint = await self.ask()
                     if hint is not None:
@@ -90,3 +91,16 @@ class Simulated:
             async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
                 for _ in range(tasks):
                     group.create_task(ask())
+
+
+async def once(pacer: Pacer, outcome: Outcome, seconds: float = 0.0, until: float = 1e6) -> float:
+    """One request with a known outcome; the time at which it left."""
+    await pacer.enter(until)
+    at = asyncio.get_running_loop().time()
+    told = CANCELLED
+    try:
+        await asyncio.sleep(seconds)
+        told = outcome
+    finally:
+        pacer.leave(told)
+    return at

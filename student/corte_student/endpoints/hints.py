@@ -23,7 +23,7 @@ _MOST_REQUESTS = 1_000_000_000
 _EPOCH_S = 1_000_000_000.0
 """A reset beyond this is a time since 1970: as seconds from now it would be 31 years."""
 _EPOCH_MS = 1_000_000_000_000.0
-_DIGITS = re.compile(r"\d{1,15}(\.\d{0,15})?|\.\d{1,15}")
+_DIGITS = re.compile(r"[0-9]{1,15}(\.[0-9]{0,15})?|\.[0-9]{1,15}")
 _ITEMS = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*")+')
 _PARTS = re.compile(r'(?:[^";]|"(?:[^"\\]|\\.)*")+')
 

@@ -19,7 +19,6 @@ minutes or hours: what it let through, over that time and the wait, is the rate.
 
 import math
 from dataclasses import dataclass, replace
-from statistics import median
 from typing import Literal
 
 from corte_student.endpoints.admissions import Admissions
@@ -27,25 +26,29 @@ from corte_student.endpoints.hints import RateHint
 
 Phase = Literal["growing", "measuring", "seeking", "known"]
 
+LONG_WAIT_S = 2.5
+"""Beyond this a wait is no second rounded up: the teacher counts by more than seconds."""
 _START = 10.0
 _GROWTH = 0.41
+"""The exponent: rates are a second's answers, so that e^0.41 = 1.5 a second."""
 _SILENCE_S = 1.33
-"""While it grows, the rate is too high only in the last 0.3 s of a second: then the next one has begun."""
+"""A second that was not used up before is used up only in its last 0.3 s: now the next one has begun."""
 _JITTER_S = 0.1
 _HASTE = 1.5
 """So much faster than was let through, a second is used up before it ends, even if 0.3 s of it are over."""
 _FEW = 50
+"""Of fewer, one more or less is over two hundredths: too coarse to end the search."""
 _SEEK_GROWTH = 0.03
 _START_BELOW, _LEVEL_BELOW = 0.975, 0.985
-_PLATEAU_S = 30.0
-_GUESSED_PLATEAU_S = 15.0
+_PLATEAU_S, _GUESSED_PLATEAU_S = 30.0, 15.0
+"""From the start to the plateau, and as long again to the limit: sooner where one refusal is all evidence."""
 _BURST_S = 0.1
 """A bucket is taken to hold what refills it in a tenth of a second."""
 _EARLY_S = 5.0
+"""A limit found in a bucket that is refused so soon again was too high by more than its burst."""
 _MOST_DOWN = 0.7
 _LIVELY_S = 1.0
-"""Who asks again only later than this after a pause was not stopped by it alone."""
-LONG_WAIT_S = 2.5
+"""Who asks again only later than this after a pause was not stopped by that pause."""
 _LEAST = 1.0 / 3600.0
 
 
