@@ -33,7 +33,8 @@ class Admissions:
 
     def refused(self, at: float) -> None:
         """The request that left at `at` was refused."""
-        insort(self._refused, at)
+        if self._sent and at >= self._sent[0]:
+            insort(self._refused, at)
 
     def forget(self) -> None:
         """Begin anew: the teacher may be another one now."""

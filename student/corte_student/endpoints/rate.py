@@ -67,7 +67,10 @@ class _Refusal:
 
 @dataclass(frozen=True, slots=True)
 class _Stretch:
-    """Requests without a pause between them, from the first: how many were let through, in which phase."""
+    """Requests without a pause between them, from the first: how many were let through, in which phase.
+
+    `since` is infinite where the first is still to come.
+    """
 
     since: float
     through: int
@@ -81,7 +84,7 @@ class Rate:
         self._guess = _START if ramp else math.inf
         self._hinted: float | None = None
         self._log = Admissions()
-        self._stretch = _Stretch(-math.inf, 0, "growing")
+        self._stretch = _Stretch(math.inf, 0, "growing")
         self._refusal: _Refusal | None = None
         self._ended: tuple[_Stretch, _Refusal] | None = None
         """The stretch before this one, and what ended it."""
@@ -111,7 +114,7 @@ class Rate:
         """
         if self._refusal is not None:
             self._begin(now, self._judged(self._refusal))
-        elif self._stretch.since == -math.inf:
+        elif self._stretch.since == math.inf:
             self._begin(now, self.phase)
         self._log.sent(now)
         self._stretch = replace(self._stretch, through=self._stretch.through + 1)
@@ -163,7 +166,7 @@ class Rate:
         """The teacher was away: the rate stays, the log of what it let through is of another time."""
         self._log.forget()
         self._refusal = self._ended = None
-        self._stretch = replace(self._stretch, since=-math.inf)
+        self._stretch = replace(self._stretch, since=math.inf)
         self._age_s = min(self._age_s, self._plateau_s)
 
     def _begin(self, now: float, phase: Phase) -> None:
@@ -172,6 +175,8 @@ class Rate:
 
     def _in_use(self, at: float, *, bound: bool) -> bool:
         second = max(self._stretch.since, at - 1.0)
+        if second > at:
+            return False
         return bound or self._log.asked(second, at) >= 0.6 * self._guess * (at - second)
 
     def _judged(self, refusal: _Refusal) -> Phase:
@@ -182,10 +187,10 @@ class Rate:
                 closed_s = refusal.at - ended.at + refusal.closed_s
                 self._stretch, refusal = stretch, replace(ended, until=refusal.until, closed_s=closed_s)
         self._ended = (self._stretch, refusal)
-        if self._stretch.through <= 0 and self._stretch.phase == "growing":
-            # nothing was let through: that says when, and not how fast
-            self._guess = min(self._guess, _START)
-            return "growing"
+        if self._stretch.through <= 0:
+            # nothing was let through: that says when to ask, and not how fast
+            self._guess = self._guess if math.isfinite(self._guess) else _START
+            return self._stretch.phase
         flowed_s = max(refusal.at - self._stretch.since, _BURST_S)
         if self._stretch.phase == "growing":
             phase = self._first_guess(refusal, flowed_s)
