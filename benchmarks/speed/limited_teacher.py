@@ -34,12 +34,12 @@ class Bucket:
     """`limit` tokens a second, at most `burst` of them kept."""
 
     def __init__(self, limit: float, burst: float) -> None:
-        self._limit, self._burst = limit, burst
+        self.limit, self._burst = limit, burst
         self._tokens, self._at = burst, 0.0
 
     def allows(self, now: float) -> bool:
         """Takes a token, if there is a whole one."""
-        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._limit)
+        self._tokens = min(self._burst, self._tokens + (now - self._at) * self.limit)
         self._at = now
         if self._tokens < 1.0:
             return False
@@ -51,7 +51,7 @@ class Fixed:
     """`limit` requests in every second of the clock, which begin `offset_s` after its whole ones."""
 
     def __init__(self, limit: float, offset_s: float) -> None:
-        self._limit, self._offset_s = limit, offset_s
+        self.limit, self._offset_s = limit, offset_s
         self._second, self._passed = -1, 0
 
     def allows(self, now: float) -> bool:
@@ -60,7 +60,7 @@ class Fixed:
         if second != self._second:
             self._second, self._passed = second, 0
         self._passed += 1
-        return self._passed <= self._limit
+        return self._passed <= self.limit
 
 
 def serve(port: int, limiter: Limiter, latency_s: float) -> None:

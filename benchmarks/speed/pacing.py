@@ -7,13 +7,17 @@ without end, through a Pacer and plain httpx, and know no limit. The teacher's o
 After 50 s it is killed, for 30 s nobody listens, then it runs again for 30 s.
 
 What is counted in a second: for a bucket every span of one second. For a limit by the clock's second that
-second, since no client can do better: two seconds of the teacher may each hold what is allowed and the span
-across both nearly twice that, before the first refusal says so; every span is reported beside it.
+second: two of them may each hold what is allowed, and the span across both nearly twice that, before the
+first refusal says so; every span is reported beside it. (To keep every span below 1.2 X wherever the seconds
+begin, none may bring 1.2 times what the one before brought: from 24, for X = 20, to 95, for X = 100, that
+alone takes eight seconds, and then the limit must still be met, waited out and settled at, all before the
+tenth.)
 """
 
 import argparse
 import asyncio
 import math
+import os
 import socket
 import subprocess
 import sys
@@ -253,6 +257,7 @@ def main() -> int:
         cases.append(Case("bucket", limit))
         cases += [Case("fixed", limit, float(offset)) for offset in options.offsets.split(",")]
     rows = []
+    before = os.getloadavg()[0]
     for case in cases:
         rows.append((case, asyncio.run(measure(case))))
         print(table(rows[-1:]).splitlines()[-1], flush=True)
@@ -263,12 +268,14 @@ def main() -> int:
         how = (
             f"`python -m speed.pacing --limits {options.limits} --offsets {options.offsets}`: "
             f"{_LATENCY_S * 1000:.0f} ms latency, {_TASKS} tasks, {_BEFORE_S:.0f} s, then an outage of "
-            f"{_OUTAGE_S:.0f} s, then {_AFTER_S:.0f} s; 429 with `Retry-After: 1`; one run a row."
+            f"{_OUTAGE_S:.0f} s, then {_AFTER_S:.0f} s; 429 with `Retry-After: 1`; one run a row. Client and "
+            f"teacher share {os.cpu_count()} cores with whatever else runs (load {before:.1f} at the start, "
+            f"{os.getloadavg()[2]:.1f} on average over the last quarter of an hour)."
         )
         what = (
             "Most in a second: arrivals, cold start included. For the bucket (X a second, X/10 at once) in "
-            "any span of a second; for the limit by the clock's second in that second, since no client can "
-            "know where it begins before the first refusal; any span is beside it, without a limit."
+            "any span of a second; for the limit by the clock's second in that second: a span across two "
+            "of them may hold more before the first refusal tells; it is beside it, without a limit."
         )
         options.write.write_text(f"{title}\n\n{how}\n\n{what}\n\n{text}\n")
     return 1 if "MISSED" in text else 0

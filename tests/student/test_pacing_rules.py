@@ -17,6 +17,7 @@ from corte_student.endpoints.hints import RateHint
 from corte_student.endpoints.pacing import Outcome, Pacer
 from pictures import until
 from simulated_teacher import ANSWERED, Simulated, once
+from speed.limited_teacher import Bucket
 
 LOST, OVERLOADED = Outcome("lost"), Outcome("overloaded")
 
@@ -49,7 +50,7 @@ def test_a_wait_holds_for_all_and_ends_without_a_herd(kind: str) -> None:
     assert times[10] - times[0] >= 0.1
 
 
-def test_a_wait_that_is_known_to_be_too_long_is_told_atonce() -> None:
+def test_a_wait_that_is_known_to_be_too_long_is_told_at_once() -> None:
     """Who cannot start in time learns it immediately; who can, waits."""
 
     async def main() -> None:
@@ -57,10 +58,12 @@ def test_a_wait_that_is_known_to_be_too_long_is_told_atonce() -> None:
         pacer = Pacer(4)
         await once(pacer, Outcome("refused", wait_s=100.0))
         began = loop.time()
+        patient = loop.create_task(once(pacer, ANSWERED, until=began + 200.0))
+        await asyncio.sleep(0)
         with pytest.raises(TimeoutError):
             await pacer.enter(began + 50.0)
         assert loop.time() == began
-        assert await once(pacer, ANSWERED, until=began + 200.0) >= began + 100.0
+        assert await patient >= began + 100.0
 
     virtual_time.run(main())
 
@@ -98,6 +101,38 @@ def test_refusals_that_name_no_wait_are_waited_out_longer_each_time() -> None:
     assert all(0.5 * 2.0**n <= space <= 1.1 * 2.0**n + 1.0 for n, space in enumerate(spaces, 1))
 
 
+class Closed:
+    """Refuses everything."""
+
+    def allows(self, now: float) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(("ramp", "most_refused"), [(True, 12), (False, 76)])
+def test_who_lets_nothing_through_tells_nothing_about_the_rate(ramp: bool, most_refused: int) -> None:
+    """Refused from the first request on, for minutes: hardly asked, and then as at every beginning."""
+    teacher, pacer = Simulated(Closed()), Pacer(64, ramp=ramp)
+    virtual_time.run(teacher.asked(pacer, 180.0))
+    assert 0 < teacher.refused <= most_refused
+    assert pacer.rate == 10.0
+
+
+def test_a_refusal_after_idleness_does_not_count_the_idle_time() -> None:
+    """Others used the limit up meanwhile: what was learned still holds."""
+    teacher, pacer = Simulated(Bucket(20, 2)), Pacer(64)
+
+    async def main() -> tuple[float, float]:
+        await teacher.asked(pacer, 40.0)
+        learned = pacer.rate
+        await asyncio.sleep(600.0)
+        await once(pacer, Outcome("refused", wait_s=3.0))
+        await once(pacer, ANSWERED)
+        return learned, pacer.rate
+
+    learned, after = virtual_time.run(main())
+    assert after == pytest.approx(learned, rel=0.05)
+
+
 def test_nothing_remaining_pauses_all_and_more_is_spread_until_the_reset() -> None:
     """RateLimit before guesses: 30 in 60 s are one every two seconds, none means wait."""
 
@@ -111,6 +146,7 @@ def test_nothing_remaining_pauses_all_and_more_is_spread_until_the_reset() -> No
         pacer.hint(RateHint(0, 55.0))
         pacer.leave(ANSWERED)
         began = asyncio.get_running_loop().time()
+        assert pacer.state == "paused"
         with pytest.raises(TimeoutError):
             await pacer.enter(began + 50.0)
         assert await once(pacer, ANSWERED) >= began + 55.0
@@ -205,6 +241,24 @@ def test_one_probe_at_a_time_while_the_teacher_is_away() -> None:
         assert not pacer.open
 
     virtual_time.run(main())
+
+
+def test_a_refusal_from_before_an_outage_says_nothing_after_it() -> None:
+    """The teacher may be another one: only the wait still holds."""
+
+    async def main() -> float:
+        pacer = Pacer(8, ramp=False)
+        late = asyncio.create_task(once(pacer, Outcome("refused", wait_s=1.0), 9.0))
+        await asyncio.gather(*(once(pacer, LOST, 0.1) for _ in range(5)))
+        assert pacer.open
+        await once(pacer, ANSWERED)
+        assert not pacer.open
+        await late
+        assert pacer.state == "paused"
+        await once(pacer, ANSWERED)
+        return pacer.rate
+
+    assert virtual_time.run(main()) == float("inf")
 
 
 def test_waiting_tasks_outlast_an_outage_as_long_as_they_may() -> None:

@@ -11,6 +11,8 @@ import math
 from bisect import bisect_left, insort
 
 _KEPT_S = 12.0
+_FEW = 256
+"""So many are kept however old they are."""
 _PLACES = 50
 _JUST_AFTER_S = 0.001
 _OUT_OF_ORDER_S = 0.01
@@ -27,7 +29,7 @@ class Admissions:
     def sent(self, at: float) -> None:
         """A request leaves. Times never decrease."""
         self._sent.append(at)
-        if len(self._sent) > 256 and self._sent[len(self._sent) // 2] < at - _KEPT_S:
+        if len(self._sent) > _FEW and self._sent[len(self._sent) // 2] < at - _KEPT_S:
             del self._sent[: bisect_left(self._sent, at - _KEPT_S)]
             del self._refused[: bisect_left(self._refused, at - _KEPT_S)]
 
@@ -75,7 +77,7 @@ class Admissions:
     def _explains(self, offset: float) -> int | None:
         limits: list[int] = []
         most = 0
-        begin = math.floor(self._sent[0] - offset) + offset
+        begin = math.floor(max(self._sent[0], self._refused[-1] - _KEPT_S) - offset) + offset
         while begin <= self._refused[-1]:
             end = begin + 1.0
             through = self.let_through(begin, end)
@@ -90,4 +92,4 @@ class Admissions:
         least = min(limits)
         # a request on the border may have been counted on its other side
         slack = 1 + least // 50
-        return least if max(*limits, most) <= least + slack else None
+        return least if least > 0 and max(*limits, most) <= least + slack else None

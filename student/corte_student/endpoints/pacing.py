@@ -89,7 +89,6 @@ class Pacer:
         self._turnstile = asyncio.Lock()
         self._changed = asyncio.Event()
         self._not_before = float("-inf")
-        self._reset_at = float("-inf")
         self._last = float("-inf")
         self._full_at = float("-inf")
         self._spread_s = 0.0
@@ -159,8 +158,7 @@ class Pacer:
     def hint(self, hint: RateHint) -> None:
         """What an answer's headers state; told before `leave`, by the task that got the answer."""
         now = self._now()
-        if self._rate.hint(hint, self.in_flight - 1):
-            self._reset_at = now + hint.reset_s
+        self._rate.hint(hint, self.in_flight - 1)
         if hint.remaining > 0:
             return
         place = self._places.get(_this_task())
@@ -200,9 +198,7 @@ class Pacer:
 
     def _slot(self) -> float:
         """The time of the next turn."""
-        turn = self._last + max(1.0 / self.rate, self._spread_s)
-        # one may leave as soon as the teacher begins to count anew: its answer brings the next hint
-        return min(turn, self._reset_at) if self._last < self._reset_at else turn
+        return self._last + max(1.0 / self.rate, self._spread_s)
 
     def _take(self, *, waited: bool) -> None:
         task = _this_task()

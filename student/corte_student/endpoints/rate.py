@@ -38,15 +38,20 @@ _HASTE = 1.5
 """So much faster than was let through, a second is used up before it ends, even if 0.3 s of it are over."""
 _FEW = 50
 """Of fewer, one more or less is over two hundredths: too coarse to end the search."""
+_HANDFUL = 5
+"""Of fewer, nothing follows but that the rate was too high."""
 _SEEK_GROWTH = 0.03
 _START_BELOW, _LEVEL_BELOW = 0.975, 0.985
 _PLATEAU_S, _GUESSED_PLATEAU_S = 30.0, 15.0
 """From the start to the plateau, and as long again to the limit: sooner where one refusal is all evidence."""
+_PLATEAU_REQUESTS = 60.0
+"""And at least so many requests: the refusal at the end must be few in a hundred."""
 _BURST_S = 0.1
 """A bucket is taken to hold what refills it in a tenth of a second."""
 _EARLY_S = 5.0
 """A limit found in a bucket that is refused so soon again was too high by more than its burst."""
 _MOST_DOWN = 0.7
+_IDLE_S = 2.0
 _LIVELY_S = 1.0
 """Who asks again only later than this after a pause was not stopped by that pause."""
 _LEAST = 1.0 / 3600.0
@@ -88,6 +93,7 @@ class Rate:
         self._refusal: _Refusal | None = None
         self._ended: tuple[_Stretch, _Refusal] | None = None
         """The stretch before this one, and what ended it."""
+        self._last = -math.inf
         self._limit = math.inf
         self._last_second = 0.0
         self._age_s = 0.0
@@ -114,8 +120,9 @@ class Rate:
         """
         if self._refusal is not None:
             self._begin(now, self._judged(self._refusal))
-        elif self._stretch.since == math.inf:
+        elif self._stretch.since == math.inf or now > self._last + max(_IDLE_S, 2.0 / self.per_s):
             self._begin(now, self.phase)
+        self._last = now
         self._log.sent(now)
         self._stretch = replace(self._stretch, through=self._stretch.through + 1)
         if waited and self.phase != "growing" and self._in_use(now, bound=bound):
@@ -150,17 +157,15 @@ class Rate:
         self._refusal.until = max(self._refusal.until, until)
         return until
 
-    def hint(self, hint: RateHint, in_flight: int) -> bool:
-        """The teacher states how many more it takes, and for how long. Whether the rate holds until then."""
+    def hint(self, hint: RateHint, in_flight: int) -> None:
+        """The teacher states how many more it takes, and for how long."""
         if hint.reset_s > LONG_WAIT_S:
             # those in flight may not have been counted yet
             self._hinted = max(hint.remaining - in_flight, 1) / hint.reset_s
-            return True
-        if hint.quota is not None and hint.window_s is not None:
+        elif hint.quota is not None and hint.window_s is not None:
             # so close to the reset whole seconds are too coarse to divide by; and where the last request of
             # a second is sent, the next second is waited for
-            self._hinted = _START_BELOW * max(hint.quota - 1, 0.5) / hint.window_s
-        return False
+            self._hinted = _LEVEL_BELOW * max(hint.quota - 1, 0.5) / hint.window_s
 
     def interrupted(self) -> None:
         """The teacher was away: the rate stays, the log of what it let through is of another time."""
@@ -174,10 +179,10 @@ class Rate:
         self._refusal = None
 
     def _in_use(self, at: float, *, bound: bool) -> bool:
-        second = max(self._stretch.since, at - 1.0)
-        if second > at:
+        lately = max(self._stretch.since, at - max(1.0, 3.0 / self._guess))
+        if lately > at:
             return False
-        return bound or self._log.asked(second, at) >= 0.6 * self._guess * (at - second)
+        return bound or self._log.asked(lately, at) >= 0.6 * self._guess * (at - lately)
 
     def _judged(self, refusal: _Refusal) -> Phase:
         """The phase after a refusal; sets the rate."""
@@ -234,7 +239,10 @@ class Rate:
         # a bucket that is empty so soon holds more than was taken for granted: what the pause refilled
         burst_s = refusal.until - refusal.at if early else _BURST_S
         found = self._by_what_is_seen(refusal, limits, burst_s)
-        return self._found(max(min(found, refusal.rate), _MOST_DOWN * refusal.rate))
+        phase = self._found(max(min(found, refusal.rate), _MOST_DOWN * refusal.rate))
+        if early and self._stretch.through < _HANDFUL:
+            self._plateau_s = _GUESSED_PLATEAU_S
+        return phase
 
     def _by_what_is_seen(self, refusal: _Refusal, limits: list[int], burst_s: float) -> float:
         self._counted = bool(limits) and _agree(limits)
@@ -243,7 +251,7 @@ class Rate:
         return self._log.by_a_bucket(self._stretch.since, refusal.at, burst_s)
 
     def _found(self, limit: float) -> Phase:
-        self._limit, self._plateau_s = limit, _PLATEAU_S
+        self._limit, self._plateau_s = limit, max(_PLATEAU_S, _PLATEAU_REQUESTS / max(limit, _LEAST))
         return "known"
 
     def _curve(self, phase: Phase | None = None) -> float:
