@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
-import uvicorn
 from PIL import Image as Pillow
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -23,6 +22,7 @@ from corte_protocol import Disclosure, Image, Limits, Prediction, TeacherInfo, e
 from corte_protocol.errors import WIRE
 from corte_protocol.routes import DISCLOSURE_QUERY, FRAME_TYPE, INFO, PREDICT, PROBLEM_TYPE
 from corte_protocol.types import UInt8
+from loopback import served
 from pictures import until
 
 _MARGIN = Disclosure(2, 8)
@@ -85,6 +85,8 @@ class FaultyTeacher:
     """Answers after this many wait for `go_on`."""
     away_after: int | None = None
     """After this many proper answers it is overloaded, until this is None again."""
+    changes_after: int | None = None
+    """After this many proper answers its revision is r2."""
     go_on: threading.Event = field(default_factory=threading.Event)
     url: str = ""
 
@@ -111,6 +113,8 @@ class FaultyTeacher:
             return await problem("unauthorized")(request)
         with Pillow.open(io.BytesIO(body)) as picture:
             pixels = np.asarray(picture.convert("RGB"))
+        if self.changes_after is not None and self.asked.total() >= self.changes_after:
+            self.revision = "r2"
         self.asked[Image(pixels).digest] += 1
         if self.hold_after is not None and self.asked.total() > self.hold_after:
             await until(self.go_on.is_set)
@@ -128,22 +132,8 @@ def faulty_teacher(**state: object) -> Iterator[FaultyTeacher]:
     app = Starlette(
         routes=[Route(INFO, teacher.info), Route(PREDICT, teacher.predict, methods=["POST"])],
     )
-    config = uvicorn.Config(
-        app, port=0, http="h11", ws="none", lifespan="off", log_level="critical", timeout_graceful_shutdown=1
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    waiting = threading.Event()
-    while not server.started:
-        if not thread.is_alive():
-            raise RuntimeError("the test's teacher did not start")
-        waiting.wait(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    teacher.url = f"http://127.0.0.1:{port}"
-    try:
-        yield teacher
-    finally:
-        teacher.go_on.set()
-        server.should_exit = True
-        thread.join(10)
+    with served(app) as teacher.url:
+        try:
+            yield teacher
+        finally:
+            teacher.go_on.set()  # what is held is let go, or the server would wait for it

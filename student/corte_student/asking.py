@@ -99,6 +99,11 @@ class Asker:
         return self._tally
 
     @property
+    def revision(self) -> str:
+        """The teacher's, as far as it is known: a first answer may state it."""
+        return self._info.revision
+
+    @property
     def down(self) -> bool:
         """Whether the teacher fails so steadily just now that it is only probed."""
         return self._endpoint is not None and self._endpoint.down
@@ -125,9 +130,8 @@ class Asker:
                 self._forget(flight, key)
 
     def _take_off(self, picture: Picture, query: Query) -> _Flight:
-        question = self._question(picture, query)
         key = (picture.pixel_digest, query.name)
-        flight = self._flights[key] = _Flight(lambda flight: self._obtain(question, query, picture, flight))
+        flight = self._flights[key] = _Flight(lambda flight: self._obtain(query, picture, flight))
         return flight
 
     def _question(self, picture: Picture, query: Query) -> Question:
@@ -149,10 +153,12 @@ class Asker:
                 flight.task.cancel()
                 await asyncio.wait([flight.task])
 
-    async def _obtain(self, q: Question, query: Query, whole: Picture, flight: _Flight) -> Prediction:
+    async def _obtain(self, query: Query, whole: Picture, flight: _Flight) -> Prediction:
         look_again_s = _FIRST_LOOK_S
         picture: Picture | None = None
         while True:
+            await self._catch_up()
+            q = self._question(whole, query)
             frame = await finished(self._ledger.find, q, self._need)
             if frame is not None:
                 self._count(saved=1)
@@ -177,11 +183,19 @@ class Asker:
                 await finished(self._claim, q, flight)
                 if not flight.claimed:
                     return None
+                await self._catch_up()
+                if self.revision != q.revision:  # stated meanwhile: look again before anything is sent
+                    await finished(self._ledger.release, q)
+                    return None
                 flight.sent = True
                 self._count(sent=1, bytes_up=len(picture.body))
                 stored = await endpoint.predict(picture.body, picture.media_type, self._need, meter)
                 self._count(bytes_down=len(stored.blob))
-                return await finished(self._commit, q, stored, picture, meter)
+                await finished(self._commit, q, stored, meter)
+                await self._adopt(stored.revision)
+                if stored.revision != q.revision:
+                    await finished(self._ledger.release, q)
+                return await finished(self._understood, stored.blob, picture.pixels.shape[:2])
             except BaseException as exc:
                 self._bad += isinstance(exc, ImageRefused)
                 if flight.claimed:
@@ -195,22 +209,34 @@ class Asker:
         # noted here, in the thread, so that a cancellation meanwhile cannot make us forget it
         flight.claimed = self._ledger.claim(q, self._need)
 
-    def _commit(self, q: Question, stored: Stored, picture: Picture, meter: LedgerMeter) -> Prediction:
+    def _commit(self, q: Question, stored: Stored, meter: LedgerMeter) -> None:
         """Store a fresh answer under the revision that gave it, even where this run cannot use it."""
         self._ledger.commit(
             replace(q, revision=stored.revision), stored.blob, stored.level, reservation=meter.reservation
         )
-        if stored.revision != self._info.revision:
-            self._adopt(stored.revision)
-        return self._understood(stored.blob, picture.pixels.shape[:2])
 
-    def _adopt(self, revision: str) -> None:
-        """A revision that nobody stated before is taken on; any other is another teacher."""
-        before, self._info = self._info.revision, replace(self._info, revision=revision)
-        if self._url is not None:
-            self._ledger.remember(self._url, self._info)
+    async def _catch_up(self) -> None:
+        """Take on a revision that another process has learned from an answer."""
+        if self._url is None or self.revision != UNSTATED:
+            return
+        known = await finished(self._ledger.recall, self._url)
+        if known is not None and known.teacher == self._info.teacher and self.revision == UNSTATED:
+            self._info = replace(self._info, revision=known.revision)
+
+    async def _adopt(self, revision: str) -> None:
+        """A revision that nobody stated before is taken on; any other is another teacher.
+
+        In the event loop, so that of several first answers one is the first.
+        """
+        before = self.revision
+        if revision == before:
+            return
+        changed = replace(self._info, revision=revision)
+        if before == UNSTATED:
+            self._info = changed
+        if self._url is not None:  # who starts anew begins with this one
+            await finished(self._ledger.remember, self._url, changed)
         if before != UNSTATED:
-            self._info = replace(self._info, revision=before)
             raise Changed(
                 f"the teacher changed from revision {before} to {revision} while it was asked. Choose: a new "
                 "run with another --out, which asks the new revision about every image; or "

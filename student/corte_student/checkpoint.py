@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from corte_student.durable import sync
+from corte_student.durable import sync, write
 from corte_student.ema import Ema
 from corte_student.errors import CheckpointError
 from corte_student.models import Student, build_student
@@ -217,9 +217,4 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _point(run: Path, name: str) -> None:
-    pointer = run / "checkpoints" / "LATEST"
-    fresh = pointer.with_suffix(".new")
-    fresh.write_text(name + "\n")
-    sync(fresh)
-    fresh.replace(pointer)
-    sync(pointer.parent)
+    write(run / "checkpoints" / "LATEST", name + "\n")

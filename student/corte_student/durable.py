@@ -11,3 +11,12 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def write(path: Path, text: str) -> None:
+    """Put `text` in the place of a small file: at any kill or power cut it is the old one or the new."""
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.write_text(text)
+    sync(fresh)
+    fresh.replace(path)
+    sync(path.parent)

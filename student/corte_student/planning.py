@@ -37,7 +37,6 @@ class Survey:
     known: int = 0
     questions: int = 0
     bytes_up: int = 0
-    pixels: int = 0
     micros: int = 0
 
     def __add__(self, other: "Survey") -> "Survey":
@@ -110,7 +109,7 @@ async def _looked(asker: Asker, path: Path, queries: Sequence[Query], purse: Pur
             shown = await asyncio.to_thread(query.shown, picture)
             pixels = shown.pixels.shape[0] * shown.pixels.shape[1]
             micros = 0 if purse.price is None else purse.price.cost(pixels)
-            found += Survey(questions=1, bytes_up=len(shown.body), pixels=pixels, micros=micros)
+            found += Survey(questions=1, bytes_up=len(shown.body), micros=micros)
     return found if found.questions else replace(found, known=1)
 
 

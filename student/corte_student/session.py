@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from corte_protocol import Disclosure, TeacherInfo
@@ -32,11 +32,12 @@ class Session:
         """
         ledger = await asyncio.to_thread(Ledger.open, self.ledger or default_ledger_path())
         try:
-            teacher = endpoint or connect(self.access, deadline_s=self.deadline_s, connections=self.in_flight)
+            access = replace(self.access, paid=self.purse.paid)
+            teacher = endpoint or connect(access, deadline_s=self.deadline_s, connections=self.in_flight)
             try:
                 known = None if self.offline else teacher
-                info, offline = await ask_info(known, ledger, self.access.url)
-                config = self.access.config
+                info, offline = await ask_info(known, ledger, access.url)
+                config = access.config
                 if (
                     offline
                     and isinstance(teacher, ForeignEndpoint)
@@ -60,7 +61,13 @@ class Opened:
     info: TeacherInfo
     offline: bool
 
-    def asker(self, need: Disclosure, *, in_flight: int | None = None) -> Asker:
+    def of_revision(self, revision: str | None) -> "Opened":
+        """The same, held to the answers of one revision; None holds it to nothing."""
+        if revision is None:
+            return self
+        return replace(self, info=replace(self.info, revision=revision))
+
+    def asker(self, need: Disclosure) -> Asker:
         """An asker at one level. Raises Refused where the teacher discloses less."""
         session = self.session
         return Asker(
@@ -68,7 +75,7 @@ class Opened:
             self.ledger,
             self.info,
             need,
-            in_flight or session.in_flight,
+            session.in_flight,
             offline=self.offline,
             purse=session.purse,
             url=session.access.url,

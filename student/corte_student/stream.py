@@ -124,9 +124,10 @@ class Stream:
         ahead: int,
         memory_bytes: int,
         away_share: float = 0.5,
+        skip_unknown: bool = False,
     ) -> None:
         self.stood_in = 0
-        self._away_share = away_share
+        self._away_share, self._skip_unknown = away_share, skip_unknown
         self._paths, self._plan, self._view = paths, plan, view
         self._asker, self._classmap, self._reading, self._state = asker, classmap, reading, state
         self._ahead, self._memory = ahead, memory_bytes
@@ -195,15 +196,22 @@ class Stream:
     async def _usable(self, image: int, readers: asyncio.TaskGroup) -> tuple[int, _Example]:
         """The image, or the next one in the folder's order that is not set aside."""
         count = len(self._paths)
+        away: _Away | None = None
         for _ in range(count):
             if image not in self._state.aside:
                 example = await self._arrived(image, readers)
-                if isinstance(example, _Away):
-                    return await self._stand_in(image, example, readers)
                 if isinstance(example, _Example):
+                    self.stood_in += away is not None
                     return image, example
-                self._state.aside[image] = example
+                if isinstance(example, str):
+                    self._state.aside[image] = example
+                elif not self._skip_unknown:
+                    return await self._stand_in(image, example, readers)
+                else:
+                    away = example
             image = (image + 1) % count
+        if away is not None:
+            raise away.why
         raise DataError(f"none of the {count} images can be used; the first: {self._state.aside[0]}")
 
     async def _arrived(self, image: int, readers: asyncio.TaskGroup) -> _Example | _Away | str:

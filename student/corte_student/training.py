@@ -20,6 +20,7 @@ from corte_student.checkpoint import StudentSpec, TrainState, latest, restore
 from corte_student.classmap import ClassMap, load_classmap
 from corte_student.data.augment import ViewSettings
 from corte_student.data.folder import find_images
+from corte_student.durable import write
 from corte_student.ema import Ema
 from corte_student.endpoints import UNSTATED, Access, Endpoint
 from corte_student.errors import CheckpointError, SettingsError
@@ -118,6 +119,8 @@ async def train(job: Job, observer: Observer | None = None, endpoint: Endpoint |
             f"{job.out} holds a run already: add --resume to go on, or choose another --out"
         )
     async with job.session.open(endpoint) as opened:
+        if job.offline and job.resume:
+            opened = opened.of_revision(_recorded_revision(job.out))
         info = opened.info
         classmap = load_classmap(job.classes, info) if job.classes else ClassMap.identity(info)
         state, spec = build(job, classmap, len(paths))
@@ -127,7 +130,10 @@ async def train(job: Job, observer: Observer | None = None, endpoint: Endpoint |
         if job.resume and latest(job.out) is not None:
             state = restore(job.out, state)
         observer.began(info, classmap, terms, len(paths), opened.offline, state.step)
-        stood_in = await _loop(job, state, spec, paths, asker, classmap, terms, observer)
+        try:
+            stood_in = await _loop(job, state, spec, paths, asker, classmap, terms, observer)
+        finally:
+            _record_revision(job.out, asker.revision)
         aside = {str(paths[image].relative_to(job.images)): why for image, why in state.stream.aside.items()}
         missing = int((~state.stream.seen).sum()) - len(aside)
         return Summary(state.step, asker.tally, aside, stood_in, missing)
@@ -237,6 +243,7 @@ async def _loop(
         ahead=2 * settings.in_flight,
         memory_bytes=settings.memory_mb << 20,
         away_share=settings.away_share,
+        skip_unknown=job.offline,
     )
     told = _teller(RunLog(job.out, step=state.step), asker, observer, settings, state.step)
     trainer = Trainer(
@@ -297,6 +304,23 @@ def _teller(
     return told
 
 
+def _recorded_revision(out: Path) -> str | None:
+    """The revision that a run learns from; None where it is not known yet."""
+    try:
+        revision = json.loads((out / "run.json").read_text())["revision"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return revision if revision != UNSTATED else None
+
+
+def _record_revision(out: Path, revision: str) -> None:
+    """Write down what a first answer stated, so that a resume holds the run to it."""
+    path = out / "run.json"
+    record = json.loads(path.read_text())
+    if record["revision"] != revision:
+        write(path, json.dumps(record | {"revision": revision}, indent=1) + "\n")
+
+
 def _begin(job: Job, info: TeacherInfo, classmap: ClassMap, paths: list[Path]) -> None:
     """Write RUN/run.json, or check a resume against it. Raises SettingsError that lists the differences."""
     names = "\n".join(p.relative_to(job.images).as_posix() for p in paths)
@@ -315,6 +339,7 @@ def _begin(job: Job, info: TeacherInfo, classmap: ClassMap, paths: list[Path]) -
         changed = differences(saved.pop("settings"), job.settings)
         if saved["revision"] == UNSTATED:  # stated since by the teacher's first answer
             saved["revision"] = record["revision"]
+            _record_revision(job.out, info.revision)
         changed += [f"{key}: {saved[key]} -> {record[key]}" for key in saved if saved[key] != record.get(key)]
         if changed:
             raise SettingsError(

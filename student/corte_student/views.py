@@ -19,7 +19,7 @@ from corte_protocol import Prediction, on_grid
 from corte_student.asking import Asker
 from corte_student.classmap import ClassMap, Mapped
 from corte_student.data.folder import Picture
-from corte_student.errors import DataError, ImageRefused, SettingsError
+from corte_student.errors import DataError, ImageRefused, SettingsError, Unavailable
 from corte_student.queries import Query
 
 UInt8 = npt.NDArray[np.uint8]
@@ -40,17 +40,18 @@ async def ask_views(
     """All queries about one picture, combined; see the module.
 
     `surrogate`: where only labels are disclosed, margin and confidence are made of votes and purity.
-    `scores`: with the scores of all student classes. An image that cannot be used raises as it does when
-    it is asked about once: the first of its reasons, not a group.
+    `scores`: with the scores of all student classes. An image that cannot be used, or a teacher that is away,
+    raises as it does when it is asked about once: the first of the reasons, not a group.
     """
     try:
         async with asyncio.TaskGroup() as tasks:
             asked = [tasks.create_task(asker.answer(picture, query)) for query in queries]
     except ExceptionGroup as group:
-        unusable, others = group.split((DataError, ImageRefused))
-        if unusable is None or others is not None:
+        known, others = group.split((DataError, ImageRefused, Unavailable))
+        if known is None or others is not None:
             raise
-        raise unusable.exceptions[0] from None
+        unusable, _ = known.split((DataError, ImageRefused))
+        raise (unusable or known).exceptions[0] from None
     answers = [task.result() for task in asked]
     return await asyncio.to_thread(
         combine, classmap, answers, queries, picture.pixels.shape[:2], surrogate=surrogate, scores=scores

@@ -2,6 +2,7 @@
 question.
 """
 
+import asyncio
 import base64
 import io
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -208,3 +209,23 @@ async def test_a_very_large_answer_is_stored_decoded(vendor: Replay, path: Path)
     with pytest.raises(InvalidValue, match="another list of classes"):
         other.read(stored.blob, height, width, LABELS)
     await other.aclose()
+
+
+async def test_several_first_answers_at_once_are_one_revision(vendor: Replay, path: Path) -> None:
+    """Whichever comes first pins it; the others are no change, and no claim is left behind."""
+    async with asking(vendor, path) as asker:
+        answers = await asyncio.gather(*(asker.answer(make_picture(seed)) for seed in range(8)))
+    assert len({answer.revision for answer in answers}) == 1
+    ledger = Ledger.open(path)
+    assert (ledger.counts().answers, ledger.counts().claims) == (8, 0)
+    ledger.close()
+
+
+async def test_a_version_learned_by_another_process_is_taken_on(vendor: Replay, path: Path) -> None:
+    """Two that began before any answer: what the one has bought under the new name, the other finds."""
+    async with asking(vendor, path) as first, asking(vendor, path) as second:
+        bought = await first.answer(make_picture(1))
+        found = await second.answer(make_picture(1))
+        assert found.revision == bought.revision
+        assert (second.tally.sent, second.tally.saved) == (0, 1)
+    assert vendor.images == 1

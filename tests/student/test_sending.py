@@ -1,6 +1,6 @@
 """Sending: what is retried, what is paid, and what becomes of a request whose answer never came."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 
 import pytest
@@ -238,3 +238,22 @@ async def test_cookies_are_not_sent_back() -> None:
             for _ in range(2):
                 await sender.send(call(vendor), judge)
     assert not any("cookie" in one.headers for one in vendor.seen)
+
+
+class NoCredentials:
+    """A signer that finds nothing to sign with."""
+
+    has_key = True
+
+    async def sign(self, call: Call) -> Mapping[str, str]:
+        raise Refused("no credentials")
+
+
+async def test_what_could_not_be_signed_was_never_sent_and_costs_nothing(vendor: Replay) -> None:
+    """The reservation is given back."""
+    books = Books()
+    sender = Sender(Http(vendor.url, NoCredentials(), connections=1), Pacer(1, ramp=False), Manners(5, True))
+    with pytest.raises(Refused, match="no credentials"):
+        await sender.send(call(vendor), judge, books)
+    await sender.aclose()
+    assert (books.reserved, books.spent, vendor.images) == (1, 0, 0)

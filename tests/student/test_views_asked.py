@@ -138,8 +138,7 @@ async def test_what_is_no_fault_of_the_image_is_told_as_it_is(tmp_path: Path) ->
         with pytest.raises(ImageRefused):
             await ask_views(asker, classmap, make_picture(1), (IDENTITY,))
         offline = Asker(None, ledger, teacher_info(), MARGIN, 2)
-        with pytest.raises(ExceptionGroup) as told:
+        with pytest.raises(Unavailable):  # plain, as if asked once: the stream waits for it to come back
             await ask_views(offline, classmap, make_picture(2), parse_views(["identity", "flip"]))
-        assert all(isinstance(exc, Unavailable) for exc in told.value.exceptions)
         await endpoint.aclose()
         ledger.close()

@@ -20,7 +20,7 @@ from starlette.responses import Response
 
 from corte_protocol import Image
 from corte_student.ledger import Ledger
-from faulty_teacher import FaultyTeacher, faulty_teacher, problem
+from faulty_teacher import FaultyTeacher, faulty_teacher, problem, raw
 
 KILLS = 20
 
@@ -250,3 +250,33 @@ def bodies(images: Path) -> list[bytes]:
     pictures = [read_picture(path) for path in sorted(images.glob("0*.png"))]
     assert len({Image(p.pixels).digest for p in pictures}) == len(pictures)
     return [p.body for p in pictures]
+
+
+def test_where_requests_are_paid_what_may_be_billed_is_not_sent_twice(
+    teacher: FaultyTeacher, tmp_path: Path
+) -> None:
+    """A 502 sets its image aside and stays on the bill; the next run asks it, one request more."""
+    images = save_images(tmp_path / "images", 4)
+    ledger = tmp_path / "ledger.sqlite"
+    teacher.faults.append(raw(b"", 502))
+    priced = ("--price-per-1k", "1usd", "--set", "in_flight=1")
+    first = collect(teacher.url, images, ledger, *priced)
+    assert teacher.attempts == 4 and "may have been billed" in first.stderr
+    assert "spent 0.004 usd" in first.stderr
+    second = collect(teacher.url, images, ledger, *priced)
+    assert sent(second) == 1 and teacher.attempts == 5 and set(teacher.asked.values()) == {1}
+
+
+def test_the_doctors_question_is_in_the_books_at_its_price(teacher: FaultyTeacher, tmp_path: Path) -> None:
+    """What a price in the teacher's file says counts for every verb that asks."""
+    images = save_images(tmp_path / "images", 1)
+    config = tmp_path / "teacher.toml"
+    config.write_text('price = { currency = "usd", per_1k = 2 }\n')
+    words = ["--teacher-url", teacher.url, "--teacher-config", config, "--ledger", tmp_path / "l.sqlite"]
+    asked = ["doctor", *words, "--image", images / "0000.png"]
+    done = run(sys.executable, "-m", "corte_student", *map(str, asked))
+    assert done.returncode == 0, done.stderr
+    opened = Ledger.open(tmp_path / "l.sqlite")
+    spent = opened.spending().money()
+    opened.close()
+    assert spent == "0.002 usd"

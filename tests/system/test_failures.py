@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -246,25 +247,46 @@ def test_a_teacher_that_falls_silent_loses_no_answer(tmp_path: Path) -> None:
     assert stored(tmp_path / "ledger.sqlite") == 3
 
 
-@pytest.mark.parametrize(("answered", "code"), [(6, 0), (2, 3)])
-def test_training_outlasts_a_teacher_that_goes_away(tmp_path: Path, answered: int, code: int) -> None:
+@pytest.mark.parametrize(
+    ("how", "answered", "code"), [("away_after", 6, 0), ("hold_after", 6, 0), ("away_after", 2, 3)]
+)
+def test_training_outlasts_a_teacher_that_goes_away(
+    tmp_path: Path, how: str, answered: int, code: int
+) -> None:
     """With half of the images answered it goes on from those and says so; with fewer it stops, to be
     resumed.
     """
     noise(tmp_path / "images", *(f"{n}.png" for n in range(8)))
-    with faulty_teacher(away_after=answered) as teacher:
+    with faulty_teacher(**{how: answered}) as teacher:
         args = train(teacher.url, tmp_path / "images", tmp_path / "run", tmp_path / "ledger.sqlite")
         steps = ("--steps", "8", "--set", "deadline_s=4.0", "--set", "away_share=0.5")
         done = corte(*args, *steps)
         assert done.returncode == code, done.stderr
-        assert teacher.asked.total() == answered
         assert stored(tmp_path / "ledger.sqlite") == answered
         if code:
             assert "--resume" in line(done, code)
         else:
-            assert "the teacher was away: " in done.stderr and "2 images were never learned" in done.stderr
-        teacher.away_after = None
+            assert "answers were missing: " in done.stderr and "2 images were never learned" in done.stderr
+        teacher.away_after = teacher.hold_after = None
+        teacher.go_on.set()
+        before = Counter(teacher.asked)
         again = corte(*args, *steps, *(("--resume",) if code else ("--out", tmp_path / "second")))
     assert again.returncode == 0, again.stderr
-    assert "was away" not in again.stderr
-    assert len(teacher.asked) == 8 and set(teacher.asked.values()) == {1}
+    assert "answers were missing" not in again.stderr
+    assert len(teacher.asked) == 8 and (teacher.asked - before).total() == 8 - answered
+
+
+def test_a_run_whose_teacher_changed_goes_on_with_what_it_had(tmp_path: Path) -> None:
+    """The message offers `--offline --resume`: it ends the run on the old answers, with no request."""
+    noise(tmp_path / "images", *(f"{n}.png" for n in range(8)))
+    with faulty_teacher(changes_after=5) as teacher:
+        args = train(teacher.url, tmp_path / "images", tmp_path / "run", tmp_path / "ledger.sqlite")
+        told = line(corte(*args), 3)
+        assert "from revision r1 to r2" in told and "--offline --resume" in told
+        attempts = teacher.attempts
+        done = corte(*args, "--offline", "--resume")
+        assert done.returncode == 0, done.stderr
+        assert "revision r1, offline" in done.stderr and "requests sent 0" in done.stderr
+        assert "answers were missing: " in done.stderr
+        assert teacher.attempts == attempts
+        assert "revision" in line(corte(*args, "--resume"), 2), "r2 is another run"

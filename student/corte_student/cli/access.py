@@ -63,7 +63,6 @@ def access_of(
     key_file: Path | None,
     *,
     insecure_http: bool = False,
-    price: "Price | None" = None,
 ) -> "Access":
     """Flags and `--teacher-config` as one; a kind that was guessed is said. Raises SettingsError."""
     from corte_student.endpoints import Access, guess_kind
@@ -76,28 +75,27 @@ def access_of(
     if kind is None and (config is None or config.kind is None) and (guess := guess_kind(url)) is not None:
         typer.echo(f"teacher kind {guess}, by its URL (--teacher-kind says otherwise)", err=True)
         kind = guess
-    paid = price is not None or (config is not None and config.price is not None)
-    return Access(url, kind, config, read_key(key_file), insecure_http, paid)
+    return Access(url, kind, config, read_key(key_file), insecure_http)
 
 
 def purse_of(
     access: "Access",
-    price_per_1k: str | None,
-    budget: str | None,
-    max_requests: int | None,
+    price_per_1k: str | None = None,
+    budget: str | None = None,
+    max_requests: int | None = None,
     recipe_price: "Price | None" = None,
 ) -> "Purse":
     """What a request costs (flag over recipe over config) and what may be spent. Raises SettingsError."""
     from corte_student.metering import Purse
     from corte_student.money import cap_from
 
-    price = flag_price(price_per_1k) or recipe_price
+    price = _flag_price(price_per_1k) or recipe_price
     if price is None and access.config is not None:
         price = access.config.priced()
     return Purse(price, cap_from(budget, max_requests, price))
 
 
-def flag_price(text: str | None) -> "Price | None":
+def _flag_price(text: str | None) -> "Price | None":
     """`--price-per-1k`: an amount, in US dollars where no currency is given."""
     from corte_student.money import Price, parse_price
 

@@ -1,4 +1,4 @@
-"""Flags that say what a run will ask, for `collect` and `plan`, which load no torch for it."""
+"""Flags that say what a run asks: `train`, `collect` and `plan` read them alike, without loading torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-
-from corte_student.errors import SettingsError
 
 if TYPE_CHECKING:  # loaded inside the functions: --help must stay quick
     from corte_protocol import TeacherInfo
@@ -69,6 +67,4 @@ def wanted(
     settings = load_settings(recipes, flags, list(set_ or []))
     if classes is None:
         classes = next((path for path in reversed(recipes) if "classes" in read_toml(path)), None)
-    if classes is not None and not classes.is_file():
-        raise SettingsError(f"there is no class map {classes}: name a TOML file with --classes")
     return Wanted(settings, classes, recipe_price(recipes))

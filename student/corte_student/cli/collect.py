@@ -17,7 +17,6 @@ from corte_student.cli.access import (
     TeacherKind,
     TeacherUrl,
     access_of,
-    flag_price,
     purse_of,
 )
 from corte_student.cli.asking import ClassesFile, Images, Method, Recipes, Sets, Wanted, wanted
@@ -51,10 +50,7 @@ def collect(
     from corte_student.session import Session
 
     what = wanted(recipe, set_, classes, {"method": method})
-    price = flag_price(price_per_1k) or what.price
-    access = access_of(
-        teacher_url, teacher_kind, teacher_config, key_file, insecure_http=insecure_http, price=price
-    )
+    access = access_of(teacher_url, teacher_kind, teacher_config, key_file, insecure_http=insecure_http)
     purse = purse_of(access, price_per_1k, budget, max_requests, what.price)
     paths = find_images(images)
     settings = what.settings

@@ -15,6 +15,7 @@ from corte_student.cli.access import (
     TeacherKind,
     TeacherUrl,
     access_of,
+    purse_of,
 )
 
 if TYPE_CHECKING:  # loaded inside the functions: --help must stay quick
@@ -37,7 +38,8 @@ def doctor(
     from corte_student.session import Session
 
     access = access_of(teacher_url, teacher_kind, teacher_config, key_file, insecure_http=insecure_http)
-    asyncio.run(_examine(Session(access, ledger=ledger, deadline_s=deadline, in_flight=1), image))
+    session = Session(access, purse_of(access), ledger, deadline, in_flight=1)
+    asyncio.run(_examine(session, image))
 
 
 async def _examine(session: "Session", image: Path | None) -> None:

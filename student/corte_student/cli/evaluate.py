@@ -22,7 +22,6 @@ from corte_student.cli.access import (
     TeacherKind,
     TeacherUrl,
     access_of,
-    flag_price,
     purse_of,
 )
 from corte_student.errors import SettingsError
@@ -81,10 +80,7 @@ def evaluate(
     else:
         from corte_student.session import Session
 
-        price = flag_price(price_per_1k)
-        access = access_of(
-            teacher_url, teacher_kind, teacher_config, key_file, insecure_http=insecure_http, price=price
-        )
+        access = access_of(teacher_url, teacher_kind, teacher_config, key_file, insecure_http=insecure_http)
         purse = purse_of(access, price_per_1k, budget, max_requests)
         session = Session(access, purse, ledger, deadline, in_flight, offline)
         names, matrix = asyncio.run(_score_teacher(session, classes, disclosure, pairs, layout))

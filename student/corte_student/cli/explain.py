@@ -16,6 +16,7 @@ from corte_student.cli.access import (
     TeacherKind,
     TeacherUrl,
     access_of,
+    purse_of,
 )
 
 if TYPE_CHECKING:  # loaded inside the functions: --help must stay quick
@@ -58,7 +59,7 @@ def explain(
             f"{run} holds checkpoints of the steps {', '.join(map(str, there)) or 'none'}: choose of these"
         )
     access = access_of(teacher_url, teacher_kind, teacher_config, key_file, insecure_http=insecure_http)
-    session = Session(access, ledger=ledger, deadline_s=deadline, in_flight=1, offline=offline)
+    session = Session(access, purse_of(access), ledger, deadline, 1, offline)
     pictures, classmap, answers = asyncio.run(_answers(run, images, session))
     sheet = _drawn(run, chosen, pictures, classmap, answers)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,6 @@ from corte_student.cli.access import (
     TeacherKind,
     TeacherUrl,
     access_of,
-    flag_price,
     purse_of,
 )
 from corte_student.cli.asking import ClassesFile, Images, Method, Recipes, Sets, Wanted, wanted
@@ -56,11 +55,8 @@ def plan(
     from corte_student.session import Session
 
     what = wanted(recipe, set_, classes, {"method": method, "steps": steps})
-    price = flag_price(price_per_1k) or what.price
-    access = access_of(
-        teacher_url, teacher_kind, teacher_config, key_file, insecure_http=insecure_http, price=price
-    )
-    purse = purse_of(access, price_per_1k, None, None, what.price)
+    access = access_of(teacher_url, teacher_kind, teacher_config, key_file, insecure_http=insecure_http)
+    purse = purse_of(access, price_per_1k, recipe_price=what.price)
     paths = find_images(images)
     settings = what.settings
     session = Session(access, purse, ledger, settings.deadline_s, settings.in_flight, offline)

@@ -94,7 +94,7 @@ class Told(Observer):
             )
         if summary.stood_in:
             self._console.print(
-                f"the teacher was away: {summary.stood_in} times another image stood in, "
+                f"answers were missing: {summary.stood_in} times another image stood in, "
                 f"{summary.missing} images were never learned from. "
                 "For all of them: `corte-student collect`, then a new run",
                 highlight=False,

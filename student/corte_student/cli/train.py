@@ -18,9 +18,9 @@ from corte_student.cli.access import (
     TeacherKind,
     TeacherUrl,
     access_of,
-    flag_price,
     purse_of,
 )
+from corte_student.cli.asking import wanted
 
 IMAGES = Annotated[Path, typer.Option(help="Folder of unlabelled target images, read recursively")]
 OUT = Annotated[Path, typer.Option(help="Run folder: settings, log and checkpoints")]
@@ -67,21 +67,15 @@ def train(
     insecure_http: InsecureHttp = False,
 ) -> None:
     """Train a lightweight student from the teacher's predictions on your images."""
-    from corte_student.settings import encoder_of, find_recipe, load_settings, read_toml, recipe_price
-
     if weights is not None and encoder is None:
+        from corte_student.settings import encoder_of
+
         encoder = encoder_of(weights)
     flags: dict[str, Any] = {"encoder": encoder, "steps": steps, "seed": seed, "method": method}
-    recipes = [find_recipe(name) for name in recipe or []]
-    settings = load_settings(recipes, flags, set_ or [])
-    if classes is None:
-        classes = next((path for path in reversed(recipes) if "classes" in read_toml(path)), None)
-    price = flag_price(price_per_1k) or recipe_price(recipes)
+    what = wanted(recipe, set_, classes, flags)
     # a missing key file is told before seconds go into importing torch
-    access = access_of(
-        teacher_url, teacher_kind, teacher_config, key_file, insecure_http=insecure_http, price=price
-    )
-    purse = purse_of(access, price_per_1k, budget, max_requests, price)
+    access = access_of(teacher_url, teacher_kind, teacher_config, key_file, insecure_http=insecure_http)
+    purse = purse_of(access, price_per_1k, budget, max_requests, what.price)
 
     from corte_student.cli.telling import Told
     from corte_student.training import Job
@@ -91,8 +85,8 @@ def train(
         url=access.url,
         images=images,
         out=out,
-        settings=settings,
-        classes=classes,
+        settings=what.settings,
+        classes=what.classes,
         weights=weights,
         ledger=ledger,
         resume=resume,
@@ -100,6 +94,6 @@ def train(
         purse=purse,
         offline=offline,
     )
-    with Told(settings, purse) as told:
+    with Told(what.settings, purse) as told:
         summary = asyncio.run(run(job, told))
     told.finish(summary, out)

@@ -189,17 +189,19 @@ class ForeignEndpoint:
             if attempt:
                 await self._sleep(_LINK_PAUSE_S * 2**attempt)
             reply = await self._links.fetch(link.url, link.max_bytes)
-            if isinstance(reply, Broken) or reply.status in (408, 425, 429, 500, 502, 503, 504):
+            if isinstance(reply, Broken):
                 continue
-            if reply.status == 200:
+            verdict = ordinary(reply, has_key=False, one_image=False)
+            if verdict is None:
                 return Linked(link.name, reply.media_type, reply.body)
-            break
+            if not verdict.again:
+                break
         raise AnswerLost("a file that the answer links to cannot be fetched: run again to ask again")
 
     def _revision_of(self, received: Received) -> str:
-        stated = self._dialect.stated_version(received)
         if self._revision is not None:
             return self._revision
+        stated = self._dialect.stated_version(received)
         return UNSTATED if stated is None else digest(stated)
 
 

@@ -17,7 +17,14 @@ from corte_student.endpoints.dialect import Call, Reply, Verdict
 from corte_student.endpoints.hints import hint_of
 from corte_student.endpoints.http import Broken, Http
 from corte_student.endpoints.pacing import Outcome, Pacer
-from corte_student.errors import AnswerLost, ImageRefused, TeacherError, Unavailable
+from corte_student.errors import (
+    AnswerLost,
+    BrokeContract,
+    ImageRefused,
+    StudentError,
+    TeacherError,
+    Unavailable,
+)
 
 Sleep = Callable[[float], Awaitable[None]]
 Judge = Callable[[Reply], Verdict | None]
@@ -115,7 +122,13 @@ class Sender:
             so_far.under_way = True
             loop = asyncio.get_running_loop()
             sent_at = loop.time()
-            result = await self._http.request(call)
+            try:
+                result = await self._http.request(call)
+            except BrokeContract:
+                raise  # an answer came
+            except StudentError:  # no credentials, no trust: never sent
+                await receipt.give_back()
+                raise
             so_far.under_way = False
             verdict = _broken(result) if isinstance(result, Broken) else judge(result)
             told = Outcome(
