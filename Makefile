@@ -7,7 +7,7 @@ export ORT_DISABLE_TELEMETRY := 1
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.corte-setup
 
-.PHONY: setup demo test test-foreign test-all lint bench bench-accuracy clean
+.PHONY: setup demo test test-foreign test-all lint bench bench-accuracy bench-serving bench-operations clean
 
 setup: $(STAMP)
 
@@ -43,7 +43,17 @@ BENCH ?= --pairs street,camvid --work runs/bench
 bench-accuracy: setup
 	PYTHONPATH=benchmarks:examples $(BIN)/python -m accuracy.bench $(BENCH)
 
-bench: bench-accuracy
+# this service beside LitServe, BentoML, Ray Serve and bare FastAPI, each in an environment of its own
+bench-serving: setup
+	PYTHONPATH=benchmarks:tests $(BIN)/python -m peers.compare
+
+# overload, floods, endings and a soak of the service alone
+bench-operations: setup
+	PYTHONPATH=benchmarks:tests $(BIN)/python -m operations.overload
+	PYTHONPATH=benchmarks:tests $(BIN)/python -m operations.ending
+	PYTHONPATH=benchmarks:tests $(BIN)/python -m operations.soak
+
+bench: bench-accuracy bench-serving bench-operations
 
 clean:
 	rm -rf $(VENV) demo-out build dist

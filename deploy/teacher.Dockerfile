@@ -12,7 +12,7 @@ FROM python:3.11-slim
 # A named volume takes over the owner of the folder that it is first mounted on.
 RUN groupadd --gid 10001 corte \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin corte \
-    && install -d -o 10001 -g 10001 -m 0700 /keys \
+    && install -d -o 10001 -g 10001 -m 0700 /keys /state \
     && install -d /models
 COPY --from=build /opt/venv /opt/venv
 # onnxruntime's own wheels report to their maker what they run, the model file's name included, unless told not to.

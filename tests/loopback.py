@@ -1,5 +1,6 @@
 """An ASGI application behind a real socket on a free loopback port, in a thread: every test server is one."""
 
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,3 +38,11 @@ def served(app: ASGIApp, *, cert: tuple[str, str] | None = None) -> Iterator[str
     finally:
         server.should_exit = True
         thread.join(10)
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port

@@ -16,3 +16,5 @@ IMAGE_TYPES: Final = ("image/jpeg", "image/png", "image/webp")
 DISCLOSURE_QUERY: Final = "disclosure"
 REQUEST_ID_HEADER: Final = "x-request-id"
 REVISION_HEADER: Final = "corte-revision"
+DEADLINE_HEADER: Final = "x-deadline-ms"
+"""Milliseconds from the request's first byte within which its sender still wants the answer."""

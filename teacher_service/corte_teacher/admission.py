@@ -1,37 +1,20 @@
-"""Who may ask, and how much a question may weigh. Nothing here decodes a pixel before its size is known."""
+"""What a question may ask for and weigh, checked from its first byte on, the cheap checks first."""
 
 import asyncio
-from io import BytesIO
 
-import numpy as np
-from PIL import Image as Pillow
 from starlette.requests import Request
 
-from corte_protocol import Disclosure, Image, InvalidValue, Limits
+from corte_protocol import Disclosure, InvalidValue, Limits
 from corte_protocol.routes import DISCLOSURE_QUERY, IMAGE_TYPES
 from corte_teacher.errors import (
+    BadRequest,
     Forbidden,
     InvalidRequest,
-    NotReady,
     SlowRequest,
     TooLarge,
-    Unauthorized,
-    Unreadable,
     UnsupportedMedia,
 )
-from corte_teacher.keys import KeyRing
-
-_FORMATS = ("JPEG", "PNG", "WEBP")
-_EIGHT_BIT = {"RGB", "L", "1", "P", "PA", "LA", "RGBA", "RGBX", "CMYK", "YCbCr"}
-
-
-def require_key(request: Request, keys: KeyRing | None) -> None:
-    """Let a bearer of a known key pass, and everybody where `keys` is None. Raises Unauthorized."""
-    if keys is None:
-        return
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or keys.owner(key.strip()) is None:
-        raise Unauthorized("no known key")
+from corte_teacher.places import Place
 
 
 def asked_level(request: Request, policy: Disclosure, classes: int) -> Disclosure:
@@ -39,10 +22,10 @@ def asked_level(request: Request, policy: Disclosure, classes: int) -> Disclosur
 
     Any other parameter is an error: a misspelt request for less must not be answered with more.
     """
-    query = request.query_params.multi_items()
-    if not query:
+    if not request.url.query:
         return policy
-    if len(query) > 1 or query[0][0] != DISCLOSURE_QUERY:
+    query = request.query_params.multi_items()
+    if len(query) != 1 or query[0][0] != DISCLOSURE_QUERY:
         raise InvalidRequest("unknown or repeated query parameter")
     return allowed_level(query[0][1], policy, classes)
 
@@ -59,61 +42,43 @@ def allowed_level(text: str, policy: Disclosure, classes: int) -> Disclosure:
 
 
 def require_image(request: Request) -> None:
-    """Let a body pass that is declared an image. Raises UnsupportedMedia."""
+    """Let a body pass that is declared an image, as it is. Raises UnsupportedMedia."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in IMAGE_TYPES:
         raise UnsupportedMedia("not declared as an image")
+    require_plain(request)
 
 
-def require_ready(first: "asyncio.Future[None]") -> None:
-    """Let a question pass once the `first` forward is done. Raises NotReady."""
-    if not first.done():
-        raise NotReady("the first forward is not done")
-    if first.cancelled() or first.exception() is not None:
-        raise NotReady("the first forward failed")
+def require_plain(request: Request) -> None:
+    """Let a body pass that is not compressed once more. Raises UnsupportedMedia.
+
+    A compressed body would have to be inflated to be counted, and images and tensors gain nothing.
+    """
+    codings = request.headers.getlist("content-encoding")
+    if codings and {c.strip().lower() for c in codings} - {"identity", ""}:
+        raise UnsupportedMedia("a compressed body")
 
 
-async def read_body(request: Request, limits: Limits, timeout_s: float) -> bytes:
-    """The body, if it is within the limits; cut off at the first byte beyond them."""
+async def read_body(request: Request, limits: Limits, timeout_s: float, place: Place) -> bytes:
+    """The body, if it is within the limits; cut off at the first byte beyond them.
+
+    Raises TooLarge, BadRequest, SlowRequest, and Overloaded where all bodies together are too large.
+    """
     declared = request.headers.get("content-length", "0")
-    if not declared.isdecimal() or int(declared) > limits.max_body_bytes:
+    if not declared.isdecimal():
+        raise BadRequest("a content-length that is no number")
+    if int(declared) > limits.max_body_bytes:
         raise TooLarge("declared beyond the limit")
-    body = bytearray()
+    pieces: list[bytes] = []
+    size = 0
     try:
         async with asyncio.timeout(timeout_s):
             async for chunk in request.stream():
-                body += chunk
-                if len(body) > limits.max_body_bytes:
+                size += len(chunk)
+                if size > limits.max_body_bytes:
                     raise TooLarge("sent beyond the limit")
+                place.hold(len(chunk))
+                pieces.append(chunk)
     except TimeoutError as exc:
         raise SlowRequest("body too slow") from exc
-    return bytes(body)
-
-
-def read_image(body: bytes | memoryview, limits: Limits) -> Image:
-    """One image as it was encoded: never rotated, alpha dropped, first reduced to RGB. Blocking.
-
-    Raises Unreadable, TooLarge before anything is decoded, or InvalidRequest for animations and for
-    grey levels beyond 8 bits, which have no plain meaning in RGB.
-    """
-    try:
-        picture = Pillow.open(BytesIO(body), formats=_FORMATS)
-    except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning) as exc:
-        raise TooLarge("too many pixels") from exc
-    except Exception as exc:  # a decoder on hostile bytes raises anything from OSError to struct.error
-        raise Unreadable("no readable header") from exc
-    with picture:
-        if picture.width * picture.height > limits.max_pixels:
-            raise TooLarge("too many pixels")
-        if picture.mode not in _EIGHT_BIT:
-            raise InvalidRequest(f"mode {picture.mode}")
-        if picture.format != "MPO" and getattr(picture, "n_frames", 1) != 1:
-            raise InvalidRequest("more than one frame")
-        try:
-            if picture.mode in ("P", "PA"):  # straight to RGB, Pillow warns about transparent palettes
-                pixels = np.asarray(picture.convert("RGBA").convert("RGB"))
-            else:
-                pixels = np.asarray(picture.convert("RGB"))
-        except Exception as exc:  # as above: truncated, corrupt, or worse
-            raise Unreadable("no readable pixels") from exc
-    return Image(pixels)
+    return b"".join(pieces)

@@ -1,73 +1,26 @@
-"""The HTTP surface: routes, lifespan, and one place where failures become answers.
-
-Every failure is a row of `errors.WIRE` in an RFC 9457 problem document, or in the shape of the dialect that
-the path belongs to. The text of an exception goes to the log with the request's id, never to the client.
-"""
-
-import asyncio
-import json
-import logging
-import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+"""The HTTP surface: routes. Refusals are made in `answers.py`, work is done in `service.py`."""
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from corte_protocol import CorteError, TeacherInfo, encode_info, encode_prediction
-from corte_protocol.errors import WIRE
-from corte_protocol.routes import (
-    FRAME_TYPE,
-    HEALTH,
-    INFO,
-    PREDICT,
-    PROBLEM_TYPE,
-    READY,
-    REQUEST_ID_HEADER,
-    REVISION_HEADER,
-)
-from corte_teacher.admission import (
-    asked_level,
-    read_body,
-    read_image,
-    require_image,
-    require_key,
-    require_ready,
-)
-from corte_teacher.backends import Backend
+from corte_protocol import encode_prediction
+from corte_protocol.routes import FRAME_TYPE, HEALTH, INFO, PREDICT, READY, REVISION_HEADER
+from corte_teacher import openapi
+from corte_teacher.admission import asked_level, require_image
+from corte_teacher.answers import Answers, unrouted
+from corte_teacher.asking import ask, identify
 from corte_teacher.dialects import openinference
-from corte_teacher.inference import Inference, Question
-from corte_teacher.keys import KeyRing
-from corte_teacher.settings import Settings
-
-log = logging.getLogger(__name__)
-
-_HEADERS = {
-    "unauthorized": {"www-authenticate": "Bearer"},
-    "timeout": {"connection": "close"},
-    "overloaded": {"retry-after": "1"},
-    "not-ready": {"retry-after": "1"},
-}
+from corte_teacher.job import Question
+from corte_teacher.pictures import open_picture
+from corte_teacher.service import Service
 
 
-def create_app(settings: Settings, backend: Backend, info: TeacherInfo, keys: KeyRing | None) -> FastAPI:
-    """The service on one model; `keys` None means open. `app.state.ready` ends with the first forward."""
-    inference = Inference(backend, info, places=settings.queue, timeout_s=settings.answer_timeout_s)
+def create_app(service: Service) -> FastAPI:
+    """The routes of one service, which is its maker's to close."""
 
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.ready = asyncio.ensure_future(inference.try_out())
-        try:
-            yield
-        finally:
-            app.state.ready.cancel()
-            await asyncio.to_thread(inference.close)
-
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False, lifespan=lifespan)
-    app.add_middleware(Answers)
-    app.add_exception_handler(HTTPException, _unrouted)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    app.add_middleware(Answers, service=service)
+    app.add_exception_handler(HTTPException, unrouted)
 
     @app.get(HEALTH)
     async def health() -> Response:
@@ -75,94 +28,31 @@ def create_app(settings: Settings, backend: Backend, info: TeacherInfo, keys: Ke
 
     @app.get(READY)
     async def ready() -> Response:
-        require_ready(app.state.ready)
+        service.require_traffic()
         return Response("ready\n", media_type="text/plain")
 
     @app.get(INFO)
     async def tell(request: Request) -> Response:
-        require_key(request, keys)
-        return Response(encode_info(info), media_type="application/json")
+        caller = identify(service, request)
+        _, encoded = service.current.infos.of(caller.grant)
+        return Response(encoded, media_type="application/json")
 
     @app.post(PREDICT)
     async def predict(request: Request) -> Response:
-        require_key(request, keys)
+        caller = identify(service, request)
+        current = service.current
+        info, _ = current.infos.of(caller.grant)
         asked = asked_level(request, info.disclosure, len(info.classes))
-        require_ready(app.state.ready)
+        service.require_ready()
         require_image(request)
-        body = await read_body(request, info.limits, settings.body_timeout_s)
-        frame = await inference.answer(
-            lambda: Question(read_image(body, info.limits), asked, encode_prediction)
-        )
+
+        def read(body: bytes) -> Question[bytes]:
+            return Question(open_picture(body, info.limits), asked, encode_prediction)
+
+        frame = await ask(service, request, caller, current, info, read)
         return Response(frame, media_type=FRAME_TYPE, headers={REVISION_HEADER: info.revision})
 
-    openinference.install(app, inference, info, keys, settings.body_timeout_s)
+    openinference.install(app, service)
+    if service.settings.docs:
+        openapi.install(app)
     return app
-
-
-class Answers:
-    """ASGI middleware around all routes: gives each request its id and turns each failure into a problem."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        request_id = secrets.token_hex(8)
-        scope.setdefault("state", {})["request_id"] = request_id
-        started = False
-
-        async def send_named(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                message["headers"].append((REQUEST_ID_HEADER.encode(), request_id.encode()))
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_named)
-        except ClientDisconnect:
-            log.debug("%s: the client went away", request_id)
-        except Exception as exc:  # the edge of the process: nothing may pass it but a row of the table
-            code = getattr(exc, "code", "internal") if isinstance(exc, CorteError) else "internal"
-            if code == "internal":
-                log.exception("%s: failed", request_id)
-            else:
-                log.info("%s: %s: %s", request_id, code, exc)
-            if started:
-                raise
-            await _refusal(code, scope)(scope, receive, send_named)
-
-
-def _refusal(code: str, scope: Scope) -> Response:
-    """One row of `errors.WIRE`, in the shape that the path's clients read."""
-    if openinference.owns(scope["path"]):
-        answer = openinference.failure(WIRE[code])
-    else:
-        answer = problem(code, scope["state"]["request_id"])
-    answer.headers.update(_HEADERS.get(code, {}))
-    return answer
-
-
-def problem(code: str, request_id: str) -> Response:
-    """The problem document of one row of `errors.WIRE`."""
-    wire = WIRE[code]
-    body = {
-        "type": "about:blank",
-        "title": wire.title,
-        "status": wire.status,
-        "code": code,
-        "request_id": request_id,
-    }
-    return Response(json.dumps(body), wire.status, media_type=PROBLEM_TYPE)
-
-
-async def _unrouted(request: Request, exc: Exception) -> Response:
-    """Starlette's own refusals: no such route, or not with that method."""
-    assert isinstance(exc, HTTPException)
-    code = {404: "not-found", 405: "method"}.get(exc.status_code, "internal")
-    answer = _refusal(code, request.scope)
-    for name, value in (exc.headers or {}).items():
-        answer.headers[name] = value
-    return answer

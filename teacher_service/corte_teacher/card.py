@@ -79,6 +79,20 @@ class Model(_Section):
     level: int = -1
 
 
+class Tiles(_Section):
+    """Larger images are answered in tiles of this size, neighbours sharing at least `overlap` pixels."""
+
+    height: Annotated[int, Field(ge=1)]
+    width: Annotated[int, Field(ge=1)]
+    overlap: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if 2 * self.overlap >= min(self.height, self.width):
+            raise ValueError("overlap must be less than half of height and of width")
+        return self
+
+
 class Answer(NamedTuple):
     """One class as clients see it, and the ids of the model's classes behind it."""
 
@@ -95,6 +109,7 @@ class Card(_Section):
     model: Model | None = None
     input: Input = Input()
     output: Output = Output()
+    tiles: Tiles | None = None
     classes: Annotated[tuple[Class, ...], Field(min_length=2, max_length=MAX_CLASSES)]
     groups: tuple[Group, ...] = ()
 
@@ -134,12 +149,15 @@ class Card(_Section):
 
     def answering_fields(self) -> dict[str, Any]:
         """The fields that change answers: what a revision is derived from, with the model's bytes."""
-        return {
+        fields: dict[str, Any] = {
             "input": self.input.model_dump(mode="json"),
             "output": self.output.model_dump(mode="json"),
             "model": self.model.model_dump(mode="json") if self.model else None,
             "classes": [[answer.name, list(answer.members)] for answer in self.outputs],
         }
+        if self.tiles:  # no key without tiles: cards from before they existed keep their revision
+            fields["tiles"] = self.tiles.model_dump(mode="json")
+        return fields
 
 
 def read_card(path: Path) -> Card:
@@ -179,5 +197,6 @@ def _choices(section: tuple[int | str, ...]) -> list[str]:
         "classes": Class,
         "groups": Group,
         "model": Model,
+        "tiles": Tiles,
     }
     return list((sections[str(section[0])] if section else Card).model_fields)

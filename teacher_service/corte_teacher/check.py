@@ -8,31 +8,27 @@ import numpy as np
 from PIL import Image as Pillow
 
 from corte_protocol import Image, Prediction, decode_prediction
-from corte_teacher.admission import read_image
 from corte_teacher.errors import StartError, TeacherServiceError
-from corte_teacher.inference import Inference, trial_pixels
-from corte_teacher.server import Teacher
-from corte_teacher.settings import Settings
+from corte_teacher.loading import Teacher
+from corte_teacher.model import trial_pixels
+from corte_teacher.pictures import read_image
 
 
-def report(teacher: Teacher, body: bytes | None, settings: Settings) -> Iterator[str]:
+def report(teacher: Teacher, body: bytes | None) -> Iterator[str]:
     """The lines to print for one encoded image, or for a gradient. Raises StartError when the model fails."""
     info = teacher.info
     if body is None:
         buffer = BytesIO()
         Pillow.fromarray(trial_pixels()).save(buffer, "PNG")
         body = buffer.getvalue()
-    inference = Inference(teacher.backend, info, places=1, timeout_s=settings.answer_timeout_s)
     try:
         image: Image = read_image(body, info.limits)
-        inference.frame(image, info.disclosure)  # the first call pays for set-up
+        teacher.model.frame(image, info.disclosure)  # the first call pays for set-up
         began = time.perf_counter()
-        frame = inference.frame(image, info.disclosure)
+        frame = teacher.model.frame(image, info.disclosure)
         took = time.perf_counter() - began
     except TeacherServiceError as exc:
         raise StartError(f"no answer ({exc.code}): {exc}") from exc
-    finally:
-        inference.close()
     seen = decode_prediction(frame, max_pixels=info.limits.max_pixels)
     height, width = seen.labels.shape
     yield f"image        {width} x {height}, {len(body)} bytes"

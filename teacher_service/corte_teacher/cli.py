@@ -9,12 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from corte_protocol import CorteError
+from corte_teacher.cli_keys import keys_app
 from corte_teacher.errors import StartError
-from corte_teacher.keys import create_key, read_keys, revoke_key
 from corte_teacher.settings import Settings, read_settings
 
 verbs = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-keys_app = typer.Typer(help="Keys of clients: shown once, stored as hashes.", no_args_is_help=True)
 verbs.add_typer(keys_app, name="keys")
 
 Backend = Annotated[str | None, typer.Option(help="street, onnx, timm or package.module:factory (street)")]
@@ -25,10 +24,6 @@ Level = Annotated[
     typer.Option(help="The most that is disclosed: labels, confidence, margin, topk:K, full (margin)"),
 ]
 Threads = Annotated[int | None, typer.Option(help="Threads of one inference, 0 for all cores (0)")]
-KeyFile = Annotated[
-    Path, typer.Option("--keys", envvar="CORTE_TEACHER_KEYS", help="The key file.", show_default=True)
-]
-DEFAULT_KEYS = Path("teacher-keys.json")
 
 
 @verbs.command()
@@ -47,18 +42,56 @@ def serve(
     tls_cert: Annotated[Path | None, typer.Option(help="Serve TLS with this certificate chain, PEM.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
     threads: Threads = None,
-    queue: Annotated[int | None, typer.Option(help="Requests that may wait (64)")] = None,
+    sizes: Annotated[
+        str | None, typer.Option(help="Image sizes to be ready for, HxW,HxW: tried before /readyz (64x96)")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Images in one forward at most, where it pays (8)")
+    ] = None,
+    queue: Annotated[int | None, typer.Option(help="Requests inside at most (64)")] = None,
+    max_queue_bytes: Annotated[
+        int | None, typer.Option(help="Bodies inside at most, in bytes (256 MiB)")
+    ] = None,
     max_body_bytes: Annotated[int | None, typer.Option(help="(16 MiB)")] = None,
     max_pixels: Annotated[int | None, typer.Option(help="(4 Mi)")] = None,
+    max_connections: Annotated[int | None, typer.Option(help="(1024)")] = None,
+    drain_s: Annotated[
+        float | None, typer.Option(help="Seconds to serve on after SIGTERM, unready, before the end (5)")
+    ] = None,
+    latency_quantum_ms: Annotated[
+        float | None, typer.Option(help="Answer only at multiples of this, against timing (0)")
+    ] = None,
+    quotas: Annotated[
+        str | None, typer.Option(help="Where pixels are counted: a file, or redis://... for replicas")
+    ] = None,
+    audit_log: Annotated[Path | None, typer.Option(help="Append who asked about which digest.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Prometheus metrics on this port (none)")] = None,
+    metrics_host: Annotated[str | None, typer.Option(help="(127.0.0.1)")] = None,
+    otel: Annotated[
+        bool | None, typer.Option("--otel", help="Send traces; set OTEL_EXPORTER_OTLP_ENDPOINT.")
+    ] = None,
+    docs: Annotated[bool | None, typer.Option("--docs", help="Serve /openapi.json, without a key.")] = None,
+    log_format: Annotated[str | None, typer.Option(help="text or json (text)")] = None,
+    log_level: Annotated[
+        str | None, typer.Option(help="debug, info (a line a request), warning, error (warning)")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Hide a model behind agreed predictions. Every option also as CORTE_TEACHER_NAME."""
-    flags = {name: value for name, value in locals().items() if name != "open_"} | {"open": open_}
-    settings = read_settings(flags)
+    flags = {name: value for name, value in locals().items() if name not in ("open_", "workers")}
+    if workers is not None:
+        raise StartError(
+            "--workers is not offered: every worker would load the model once more and count keys alone. One "
+            "process fills its device; for more, run replicas behind a proxy with --quotas redis://..."
+        )
+    settings = read_settings(flags | {"open": open_})
     settings.check_binding()
-    from corte_teacher.server import Teacher, load_teacher
+    from corte_teacher.loading import load_teacher
+    from corte_teacher.logs import configure
     from corte_teacher.server import serve as run
 
-    teacher: Teacher = load_teacher(settings)
+    configure(settings.log_format, settings.log_level)
+    teacher = load_teacher(settings)
     run(settings, teacher, lambda url: _start_page(settings, teacher, url))
 
 
@@ -93,7 +126,7 @@ def check(
     flags = {name: value for name, value in locals().items() if name != "image"}
     settings = read_settings(flags)  # nothing listens, so the binding rules do not apply
     from corte_teacher.check import report
-    from corte_teacher.server import load_teacher
+    from corte_teacher.loading import load_teacher
 
     body = None
     if image is not None:
@@ -101,37 +134,8 @@ def check(
             body = image.read_bytes()
         except OSError as exc:
             raise StartError(f"the image {image} cannot be read: {exc.strerror}") from exc
-    for line in report(load_teacher(settings), body, settings):
+    for line in report(load_teacher(settings), body):
         print(line)
-
-
-@keys_app.command("create")
-def keys_create(
-    name: Annotated[str, typer.Argument(help="Whose key it is.")], keys: KeyFile = DEFAULT_KEYS
-) -> None:
-    """Make a key and print it, this once."""
-    key = create_key(keys, name)
-    print(key)
-    print(
-        f"This key is not shown again; {keys} holds only its hash. Start the service with --keys {keys}.",
-        file=sys.stderr,
-    )
-
-
-@keys_app.command("list")
-def keys_list(keys: KeyFile = DEFAULT_KEYS) -> None:
-    """Print the names of all keys."""
-    for entry in read_keys(keys).entries:
-        print(f"{entry.name}  ct_{entry.prefix}_...  {entry.created}")
-
-
-@keys_app.command("revoke")
-def keys_revoke(
-    name: Annotated[str, typer.Argument(help="Whose key it is.")], keys: KeyFile = DEFAULT_KEYS
-) -> None:
-    """Take a key out; a running service notices at its next start."""
-    revoke_key(keys, name)
-    print(f"{name} is revoked. Start the service again for it to take effect.")
 
 
 def app() -> None:

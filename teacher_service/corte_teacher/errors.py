@@ -4,14 +4,19 @@
         TeacherServiceError             a request that this service declines or cannot answer
             Unauthorized                no key, or none that is known
             Forbidden                   more was asked for than may be disclosed
+            QuotaExhausted              the key's pixels of this minute or day are spent
+            BusyKey                     the key has as many requests in flight as it may have
+            BadRequest                  not of the form that the route takes
             UnsupportedMedia            not declared as one of the image types
             TooLarge                    body or picture beyond the limits
             SlowRequest                 the body came too slowly
             Unreadable                  the body is not an image
             InvalidRequest              readable, but not something this service answers
-            Overloaded                  the queue is full
+            Overloaded                  no place in the queue, or no memory for this image
+            DeadlinePassed              the sender no longer waits for the answer, or will not by then
             NotReady                    the first forward is not done
             BackendError                the model failed, or answered something impossible
+                OutOfMemory             the model needs more memory than there is; smaller work may fit
         StartError                      the service cannot start; its text names the remedy
 
 The text of a TeacherServiceError is for the log only. Clients get the fixed text of its code.
@@ -21,9 +26,17 @@ from corte_protocol import CorteError
 
 
 class TeacherServiceError(CorteError):
-    """A request that is declined or cannot be answered; `code` names its row in `errors.WIRE`."""
+    """A request that is declined or cannot be answered; `code` names its row in `errors.WIRE`.
+
+    `retry_after_s` is when asking again may help, in seconds; None where nothing better than the row's
+    default is known.
+    """
 
     code = "internal"
+
+    def __init__(self, text: str, retry_after_s: float | None = None) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
 
 
 class Unauthorized(TeacherServiceError):
@@ -36,6 +49,24 @@ class Forbidden(TeacherServiceError):
     """More was asked for than may be disclosed."""
 
     code = "forbidden"
+
+
+class QuotaExhausted(TeacherServiceError):
+    """The pixels that the key may ask about in this minute or day are spent."""
+
+    code = "quota"
+
+
+class BusyKey(TeacherServiceError):
+    """The key has as many requests in flight as it may have."""
+
+    code = "busy-key"
+
+
+class BadRequest(TeacherServiceError):
+    """The request is not of the form that its route takes."""
+
+    code = "bad-request"
 
 
 class UnsupportedMedia(TeacherServiceError):
@@ -69,9 +100,15 @@ class InvalidRequest(TeacherServiceError):
 
 
 class Overloaded(TeacherServiceError):
-    """The queue is full."""
+    """No place in the queue, or no memory for this image."""
 
     code = "overloaded"
+
+
+class DeadlinePassed(TeacherServiceError):
+    """The sender no longer waits for the answer, or will not when it is ready."""
+
+    code = "deadline"
 
 
 class NotReady(TeacherServiceError):
@@ -84,6 +121,12 @@ class BackendError(TeacherServiceError):
     """The model failed or answered something impossible."""
 
     code = "internal"
+
+
+class OutOfMemory(BackendError):
+    """The model needs more memory than there is; a smaller batch or image may fit. The service lives on."""
+
+    code = "overloaded"
 
 
 class StartError(CorteError):

@@ -1,115 +1,202 @@
-"""One model thread behind a bounded queue: asyncio waits, this thread computes.
+"""The threads that work: a few that decode and encode, and the one that runs the model.
 
-A request holds a place from before its image is decoded until its answer is encoded, so that decoded
-images and answers are bounded by places; a body beyond them is dropped at once with its request.
+    event loop      submit(job) ............................................... await job.future
+    workers         open: header, account, decode              finish: disclose, encode
+    model thread                            forward, in batches where that pays
+
+Rule 1: at each step the next job is that of the owner whose turn it is (`shares.py`).
+Rule 2: an owner has at most a batch of images decoded ahead, so that decoded images are few whatever waits.
+Rule 3: a job that nobody waits for any more is dropped before its next step.
 """
 
-import asyncio
 import logging
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+import threading
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
-
-from corte_protocol import Disclosure, Image, Prediction, ProtocolError, TeacherInfo, encode_prediction
-from corte_protocol.types import UInt8
-from corte_teacher.backends import Backend
-from corte_teacher.disclosure import disclose
-from corte_teacher.errors import BackendError, Overloaded, TeacherServiceError
+from corte_teacher.errors import BackendError, DeadlinePassed, TeacherServiceError
+from corte_teacher.job import Job
+from corte_teacher.shares import Shares
 
 log = logging.getLogger(__name__)
 
-_TRIAL = (64, 96)
-Answer = TypeVar("Answer")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Question(Generic[Answer]):
-    """One image, the level asked, and how its dialect writes the answer down."""
-
-    image: Image
-    asked: Disclosure
-    encode: Callable[[Prediction], Answer]
+Queues = dict[str, deque[Job[Any]]]
+_SMOOTH = 0.1  # of each forward in the running mean of seconds a job
+_WORKERS = (
+    2  # one that decodes while one encodes; more would only take turns with the model on small machines
+)
 
 
 class Inference:
-    """The backend's only caller. Close it to end its threads."""
+    """The queues between the event loop and the threads. Close it to end them."""
 
-    def __init__(self, backend: Backend, info: TeacherInfo, *, places: int, timeout_s: float) -> None:
-        self._backend = backend
-        self._info = info
-        self._free = places
-        self._timeout_s = timeout_s
-        self._model_thread = ThreadPoolExecutor(1, "corte-model")
-        self._decoders = ThreadPoolExecutor(2, "corte-decode")
+    def __init__(self) -> None:
+        self._ahead_limit = 2
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)
+        self._forward = threading.Condition(self._lock)
+        self._shares = Shares()
+        self._fresh: Queues = {}
+        self._ready: Queues = {}
+        self._ahead: Counter[str] = Counter()
+        self._done: deque[Job[Any]] = deque()
+        self._closing = False
+        self._seconds = 0.0
+        loops = [
+            *((f"corte-work-{i}", self._work_step) for i in range(_WORKERS)),
+            ("corte-model", self._model_step),
+        ]
+        self._threads = [threading.Thread(target=_run, args=(step,), name=name) for name, step in loops]
+        for thread in self._threads:
+            thread.start()
 
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """Hold one place in the queue. Raises Overloaded at once when there is none."""
-        if self._free == 0:
-            raise Overloaded("no place in the queue")
-        self._free -= 1
-        try:
-            yield
-        finally:
-            self._free += 1
+    @property
+    def seconds(self) -> float:
+        """The running mean of the model thread's time a job; 0 before the first."""
+        return self._seconds
 
-    async def answer(self, read: Callable[[], Question[Answer]]) -> Answer:
-        """The answer to what `read` makes of a body, within the time-out.
+    @property
+    def waiting(self) -> int:
+        """Jobs before their forward."""
+        return sum(map(len, list(self._fresh.values()))) + sum(map(len, list(self._ready.values())))
 
-        `read` may block and raise any TeacherServiceError: it runs in a decoder thread. Encoding runs in
-        the model thread, so that one answer at a time is held in two forms.
-        """
-        loop = asyncio.get_running_loop()
-        with self.place():
-            try:
-                async with asyncio.timeout(self._timeout_s):
-                    question = await loop.run_in_executor(self._decoders, read)
-                    return await loop.run_in_executor(self._model_thread, self._reply, question)
-            except TimeoutError as exc:
-                raise Overloaded("no answer in time") from exc
-
-    async def try_out(self) -> None:
-        """One real forward. Raises BackendError when the model fails or breaks its contract."""
-        image = Image(trial_pixels())
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._model_thread, self.frame, image, self._info.disclosure)
-
-    def frame(self, image: Image, asked: Disclosure) -> bytes:
-        """An answer as a frame. Blocking; in the model thread, or before it exists."""
-        return self._reply(Question(image, asked, encode_prediction))
-
-    def _reply(self, question: Question[Answer]) -> Answer:
-        return question.encode(self._predict(question.image, question.asked))
-
-    def _predict(self, image: Image, asked: Disclosure) -> Prediction:
-        """Ask the model, and cut its answer down to `asked`."""
-        try:
-            classes, scores = self._backend.predict(image.pixels)
-            prediction = disclose(classes, scores, self._info.disclosure, asked, self._info.revision)
-        except TeacherServiceError:
-            raise
-        except ProtocolError as exc:  # the model is to blame for an illegal answer, not the client
-            raise BackendError(f"the model answered something impossible: {exc}") from exc
-        except Exception as exc:  # foreign code: onnxruntime, torch, or an operator's own backend
-            raise BackendError(f"the model failed: {type(exc).__name__}: {exc}") from exc
-        if prediction.classes.shape[1:] != image.pixels.shape[:2]:
-            raise BackendError("the model answered at another size than the image's")
-        if int(prediction.classes.max()) >= len(self._info.classes):
-            raise BackendError("the model answered a class that its card does not name")
-        return prediction
+    def submit(self, job: Job[Any]) -> None:
+        """Queue a job, from the event loop; its future ends with the answer or a TeacherServiceError."""
+        with self._lock:
+            self._fresh.setdefault(job.owner, deque()).append(job)
+            self._work.notify()
 
     def close(self) -> None:
-        """Let the running step finish and end the threads."""
-        self._model_thread.shutdown(wait=True, cancel_futures=True)
-        self._decoders.shutdown(wait=True, cancel_futures=True)
+        """Let running steps finish and end the threads; jobs that wait are dropped. Blocking."""
+        with self._lock:
+            self._closing = True
+            self._work.notify_all()
+            self._forward.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _work_step(self) -> bool:
+        """One job opened or finished; False at the end."""
+        with self._lock:
+            while True:
+                if self._closing:
+                    return False
+                if self._done:  # first what frees memory
+                    job, step = self._done.popleft(), self._finish
+                    break
+                room = (o for o in self._fresh if self._ahead[o] < self._ahead_limit)
+                owner = self._shares.first(room)
+                if owner is not None:
+                    job, step = _pop(self._fresh, owner), self._open
+                    self._ahead[owner] += 1
+                    break
+                self._work.wait()
+        step(job)
+        return True
+
+    def _open(self, job: Job[Any]) -> None:
+        opened = self._guarded(job, job.open)
+        with self._lock:
+            if opened:
+                self._ready.setdefault(job.owner, deque()).append(job)
+                self._forward.notify()
+            else:
+                self._leave(job)
+
+    def _finish(self, job: Job[Any]) -> None:
+        self._guarded(job, lambda: job.settle(job.finish()))
+
+    def _guarded(self, job: Job[Any], step: Callable[[], None]) -> bool:
+        """One step of a job that somebody still waits for; its failure is the job's."""
+        job.watch.mark("queue")
+        if job.over:
+            job.fail(DeadlinePassed("given up while it waited"))
+            return False
+        try:
+            step()
+        except TeacherServiceError as exc:
+            job.fail(exc)
+            return False
+        except Exception as exc:  # a defect of ours must not end the thread that all share
+            log.exception("a step failed")
+            job.fail(BackendError(f"{type(exc).__name__}: {exc}"))
+            return False
+        return True
+
+    def _model_step(self) -> bool:
+        """One batch through the model; False at the end."""
+        with self._lock:
+            while not (jobs := self._batch()):
+                if self._closing:
+                    return False
+                self._forward.wait()
+        for job in jobs:
+            job.watch.mark("queue")
+            job.batch = len(jobs)
+        began = jobs[0].watch.began + jobs[0].watch.total
+        results = jobs[0].model.run([job.image.pixels for job in jobs if job.image is not None])
+        for job, result in zip(jobs, results, strict=True):
+            job.watch.mark("forward")
+            if isinstance(result, Exception):
+                job.fail(result)
+            else:
+                job.planes = result
+        took = (jobs[0].watch.began + jobs[0].watch.total - began) / len(jobs)
+        self._seconds += (took - self._seconds) * (_SMOOTH if self._seconds else 1.0)
+        with self._lock:
+            self._ahead_limit = 1 + jobs[0].model.batches.largest
+            self._done.extend(job for job in jobs if job.planes is not None)
+            self._work.notify(len(jobs))
+        return True
+
+    def _batch(self) -> list[Job[Any]]:
+        """The next job, and more of its size and model where a batch of that many pays. Holds the lock."""
+        jobs: list[Job[Any]] = []
+        most = 1
+        while len(jobs) < most:
+            owner = self._shares.first(
+                o for o, queue in self._ready.items() if not jobs or _alike(queue[0], jobs[0])
+            )
+            if owner is None:
+                break
+            job = _pop(self._ready, owner)
+            self._leave(job)
+            assert job.image is not None
+            height, width, _ = job.image.pixels.shape
+            if job.over or job.late(job.model.batches.seconds(height * width)):
+                job.fail(DeadlinePassed("given up while it waited"))
+                continue
+            self._shares.charge(owner, height * width)
+            if not jobs:
+                alike = 1 + sum(_alike(other, job) for queue in self._ready.values() for other in queue)
+                most = job.model.batches.size_for((height, width), alike)
+            jobs.append(job)
+        if not self._fresh and not self._ready:
+            self._shares.rest()
+        return jobs
+
+    def _leave(self, job: Job[Any]) -> None:
+        """A job is no longer decoded ahead. Holds the lock."""
+        self._ahead[job.owner] -= 1
+        if not self._ahead[job.owner]:
+            del self._ahead[job.owner]
+        self._work.notify()
 
 
-def trial_pixels() -> UInt8:
-    """A picture to try a model on, uint8 [H, W, 3]: a gradient, so that it is not one colour."""
-    height, width = _TRIAL
-    ramp = np.linspace(0, 255, height * width * 3).astype(np.uint8)
-    return ramp.reshape(height, width, 3)
+def _run(step: Callable[[], bool]) -> None:
+    while step():
+        pass
+
+
+def _pop(queues: Queues, owner: str) -> Job[Any]:
+    job = queues[owner].popleft()
+    if not queues[owner]:
+        del queues[owner]
+    return job
+
+
+def _alike(one: Job[Any], other: Job[Any]) -> bool:
+    """Whether two jobs may share a forward."""
+    assert one.image is not None and other.image is not None
+    return one.model is other.model and one.image.pixels.shape == other.image.pixels.shape

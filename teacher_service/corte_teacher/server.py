@@ -1,67 +1,86 @@
-"""From settings to a running service: load, bind, answer until a signal, end cleanly."""
+"""From settings to a running service: bind, try the model out, answer until a signal, drain, end cleanly.
+
+SIGTERM     drain: readiness off at once, serve on for `drain_s`, stop accepting, finish, exit 0
+SIGINT      the same without serving on; a second signal of either kind does not wait either
+SIGHUP      read keys and model again, open the audit log again (`reloading.py`)
+"""
 
 import asyncio
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
 
 import uvicorn
 
-from corte_protocol import InvalidValue, Limits, TeacherInfo
 from corte_teacher.app import create_app
-from corte_teacher.backends import Backend, Source, find_source, load_backend
-from corte_teacher.errors import StartError
-from corte_teacher.identity import describe, parse_policy
-from corte_teacher.keys import KeyRing, read_keys
+from corte_teacher.audit import AuditLog
+from corte_teacher.connections import Connections, protocol
+from corte_teacher.errors import StartError, TeacherServiceError
+from corte_teacher.loading import Teacher
+from corte_teacher.logs import access
+from corte_teacher.metrics import Metrics, serve_metrics
+from corte_teacher.record import Observer
+from corte_teacher.reloading import Reloading
+from corte_teacher.service import Service
 from corte_teacher.settings import Settings
 
-_GRACE_S = 10
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """A loaded model with what may be known about it; `keys` None means open."""
-
-    source: Source
-    backend: Backend
-    info: TeacherInfo
-    keys: KeyRing | None
-
-
-def load_teacher(settings: Settings) -> Teacher:
-    """Load everything that the settings name. Raises StartError with the remedy."""
-    keys = None if settings.keys is None else read_keys(settings.keys)
-    if keys is not None and not keys.entries:
-        raise StartError(
-            f"{settings.keys} holds no key: corte-teacher keys create NAME --keys {settings.keys}"
-        )
-    source = find_source(settings.backend, settings.model, settings.card)
-    try:
-        policy = parse_policy(settings.disclosure, source.card)
-    except InvalidValue as exc:
-        raise StartError(f"--disclosure: {exc}") from exc
-    salt = b"" if keys is None else keys.salt
-    limits = Limits(settings.max_body_bytes, settings.max_pixels)
-    info = describe(source, salt, policy, limits)
-    return Teacher(source, load_backend(source, policy, settings.threads), info, keys)
+_GRACE_S = 20  # to finish what is in flight: with the drain's 5 below the 30 s of Compose and Kubernetes
 
 
 def serve(settings: Settings, teacher: Teacher, announce: Callable[[str], None]) -> None:
     """Answer until SIGINT or SIGTERM; call `announce` with the base URL once the first forward is done.
 
-    Raises StartError when the port is taken or the model does not answer.
+    Raises StartError when a port is taken or the model does not answer.
     """
-    app = create_app(settings, teacher.backend, teacher.info, teacher.keys)
+    with ExitStack() as opened:
+        audit = None if settings.audit_log is None else AuditLog(settings.audit_log)
+        observers: list[Observer] = [access]
+        if audit is not None:
+            opened.callback(audit.close)
+            observers.append(audit)
+        if settings.otel:
+            from corte_teacher.tracing import tracer  # noqa: PLC0415 - an extra, imported only when asked for
+
+            spans = tracer(None)
+            opened.callback(spans.close)
+            observers.append(spans)
+        service = Service(settings, teacher.model, teacher.keys, teacher.quotas, observers)
+        opened.callback(service.close)
+        if settings.metrics_port is not None:
+            metrics = _metrics_of(service)
+            page = serve_metrics(metrics, settings.metrics_host, settings.metrics_port)
+            opened.callback(page.close)
+            observers.append(metrics.observe)
+        reloading = Reloading(settings, teacher, service, () if audit is None else (audit.reopen,))
+        _answer(settings, service, reloading, announce)
+
+
+def _metrics_of(service: Service) -> Metrics:
+    return Metrics(
+        queue=lambda: service.inference.waiting,
+        places=lambda: service.places.taken,
+        ready=lambda: service.ready and not service.draining,
+        revision=lambda: service.current.model.info.revision,
+    )
+
+
+def _answer(
+    settings: Settings, service: Service, reloading: Reloading, announce: Callable[[str], None]
+) -> None:
     listener = _bind(settings.host, settings.port)
     scheme = "http" if settings.tls_cert is None else "https"
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"{scheme}://{host}:{listener.getsockname()[1]}"
+    bounds = Connections(
+        head_timeout_s=settings.head_timeout_s,
+        max_connections=settings.max_connections,
+        max_body_bytes=settings.max_body_bytes,
+    )
     try:
         config = uvicorn.Config(
-            app,
-            http="httptools",
+            create_app(service),
+            http=protocol(bounds),
             ws="none",
             log_config=None,
             access_log=False,
@@ -77,64 +96,95 @@ def serve(settings: Settings, teacher: Teacher, announce: Callable[[str], None])
         listener.close()
         raise StartError(f"--tls-cert or --tls-key cannot be used: {exc}") from exc
     server = _Server(config)
-
-    async def run() -> None:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(server.serve(sockets=[listener]))
-            tasks.create_task(_announce_when_ready(server, app.state, lambda: announce(url)))
-
+    life = _Life(settings, service, server, reloading)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(run())
-    if server.failure is not None:
-        raise StartError(f"the model does not answer: {server.failure}")
+        runner.run(life.run(listener, lambda: announce(url)))
+    if life.failure is not None:
+        raise StartError(f"the model does not answer: {life.failure}")
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, ending with status 0 on a signal instead of dying by it again."""
+    """uvicorn's server, whose signals are its owner's business."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self.tried = asyncio.Event()  # start-up is over, well or badly
-        self.failure: BaseException | None = None
+        self.begun = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn's own, then tell who waits for it."""
-        try:
-            await super().startup(sockets)
-        finally:
-            self.tried.set()
+        await super().startup(sockets)
+        self.begun.set()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Take SIGINT and SIGTERM for the time of serving, and do not raise them once more at the end."""
-        before = {s: signal.signal(s, self.handle_exit) for s in (signal.SIGINT, signal.SIGTERM)}
+        """Take no signal."""
+        yield
+
+
+class _Life:
+    """What happens to a service between its start and its end."""
+
+    def __init__(self, settings: Settings, service: Service, server: _Server, reloading: Reloading) -> None:
+        self._settings = settings
+        self._service = service
+        self._server = server
+        self._reloading = reloading
+        self._hurry = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.failure: TeacherServiceError | None = None
+
+    async def run(self, listener: socket.socket, announce: Callable[[], None]) -> None:
+        """Serve until told to end."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._end, self._settings.drain_s)
+        loop.add_signal_handler(signal.SIGINT, self._end, 0.0)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._start(self._reloading.all()))
+        self._start(self._bring_up(announce))
+        self._start(self._reloading.watch_keys())
         try:
-            yield
+            await self._server.serve(sockets=[listener])
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
-
-async def _announce_when_ready(server: _Server, state: object, announce: Callable[[], None]) -> None:
-    """Wait for the first forward, then announce; a model that fails it ends the server."""
-    await server.tried.wait()
-    if server.should_exit:
-        return
-    ready: asyncio.Future[None] = state.ready  # type: ignore[attr-defined]
-    await asyncio.wait([ready])
-    if ready.cancelled():
-        return
-    server.failure = ready.exception()
-    if server.failure is None:
+    async def _bring_up(self, announce: Callable[[], None]) -> None:
+        """Try the model out, then announce; a model that fails it ends the server."""
+        try:
+            await asyncio.to_thread(self._service.current.model.try_out, self._settings.tried_sizes)
+        except TeacherServiceError as exc:
+            self.failure = exc
+            self._server.should_exit = True
+            return
+        await self._server.begun.wait()
+        self._service.ready = True
         announce()
-    else:
-        server.should_exit = True
+
+    def _end(self, drain_s: float) -> None:
+        """Begin to end; at the second call do not wait any more."""
+        if self._service.draining:
+            self._hurry.set()
+            return
+        self._service.draining = True
+        self._start(self._drain(drain_s))
+
+    async def _drain(self, drain_s: float) -> None:
+        """Serve on, so that whoever looks at readiness stops sending, then stop accepting."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(drain_s):
+                await self._hurry.wait()
+        self._server.should_exit = True
+
+    def _start(self, work: "asyncio._CoroutineLike[None]") -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
 def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=512)
+        return socket.create_server((host, port), family=family, backlog=1024)
     except OSError as exc:
         raise StartError(
             f"cannot listen on {host}:{port}: {exc.strerror or exc}: choose another --port"

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -18,6 +18,8 @@ from corte_teacher.errors import StartError
 PREFIX: Final = "CORTE_TEACHER_"
 # The student's own variables share the prefix, and Kubernetes injects addresses of a service of this name.
 _FOREIGN = re.compile(r"CORTE_TEACHER_(KEY|KEY_FILE|URL|SERVICE_.*|PORT_.*)")
+TRIAL: Final = (64, 96)
+"""The size (H, W) that a model is tried on where no other is named."""
 MAKE_KEYS: Final = "corte-teacher keys create NAME --keys teacher-keys.json"
 
 
@@ -38,16 +40,42 @@ class Settings(BaseSettings):
     tls_cert: Path | None = None
     tls_key: Path | None = None
     threads: Annotated[int, Field(ge=0)] = 0
+    sizes: Annotated[str, Field(pattern=r"^(\d{1,5}x\d{1,5}(,\d{1,5}x\d{1,5})*)?$")] = ""
+    batch: Annotated[int, Field(ge=1, le=64)] = 8
     queue: Annotated[int, Field(ge=1)] = 64
+    max_queue_bytes: Annotated[int, Field(ge=1)] = 256 * 1024 * 1024
     max_body_bytes: Annotated[int, Field(ge=1)] = 16 * 1024 * 1024
     max_pixels: Annotated[int, Field(ge=1)] = (
         4 * 1024 * 1024
     )  # the head holds about 16 bytes a pixel and class
+    max_connections: Annotated[int, Field(ge=1)] = 1024
+    head_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     body_timeout_s: Annotated[float, Field(gt=0)] = 30.0
     answer_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    drain_s: Annotated[float, Field(ge=0, le=600)] = 5.0
+    latency_quantum_ms: Annotated[float, Field(ge=0, le=10_000)] = 0.0
+    quotas: str | None = None
+    audit_log: Path | None = None
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    metrics_host: str = "127.0.0.1"
+    otel: bool = False
+    docs: bool = False
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning", "error"] = "warning"
+
+    @property
+    def tried_sizes(self) -> tuple[tuple[int, int], ...]:
+        """The sizes (H, W) that the model is tried on before the service is ready."""
+        if not self.sizes:
+            return (TRIAL,)
+        pairs = (item.split("x") for item in self.sizes.split(","))
+        return tuple((int(height), int(width)) for height, width in pairs)
 
     def check_binding(self) -> None:
         """The rules that a listening service must keep. Raises StartError with the remedy."""
+        for height, width in self.tried_sizes:
+            if not 0 < height * width <= self.max_pixels:
+                raise StartError(f"--sizes names {height}x{width}, which is not within --max-pixels")
         loopback = is_loopback(self.host)
         if (self.tls_cert is None) != (self.tls_key is None):
             raise StartError("--tls-cert and --tls-key go together")

@@ -1,7 +1,7 @@
 """Environments for clients and servers that others wrote: each in a folder of its own, built on first use.
 
 Rule 1: nothing of them enters the project's environment, whose constraints they contradict.
-Rule 2: versions are pinned, also those of what they need (constraints.txt beside this file).
+Rule 2: versions are pinned, also those of what they need (constraints.txt beside this file, or another).
 Rule 3: an environment is whole or is built anew: its stamp is written last, and says what was asked for.
 """
 
@@ -22,19 +22,20 @@ CONSTRAINTS: Final = HERE / "constraints.txt"
 
 TRITON_CLIENT: Final = ("tritonclient[http]==2.73.0",)
 HUGGINGFACE: Final = ("huggingface_hub==2.4.0", "pillow==13.0.0")
+SCHEMATHESIS: Final = ("schemathesis==4.32.5",)
 KSERVE: Final = ("kserve==0.21.0", "onnxruntime==1.32.0")  # its client and its server
 
 
-def environment(name: str, requirements: Sequence[str]) -> Path:
+def environment(name: str, requirements: Sequence[str], constraints: Path = CONSTRAINTS) -> Path:
     """The Python of the environment `name` that holds `requirements`, which is built if need be.
 
-    Safe with several processes at once, and where an earlier build was killed. Raises RuntimeError with
-    what pip said.
+    `constraints` pins them and what they need. Safe with several processes at once, and where an earlier
+    build was killed. Raises RuntimeError with what pip said.
     """
     FOLDER.mkdir(exist_ok=True)
     folder = FOLDER / name
     python, stamp = folder / "bin" / "python", folder / "built-for"
-    pins = hashlib.sha256(CONSTRAINTS.read_bytes()).hexdigest()
+    pins = hashlib.sha256(constraints.read_bytes()).hexdigest()
     wanted = "\n".join([sys.version, pins, *requirements])
     with (FOLDER / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -43,7 +44,7 @@ def environment(name: str, requirements: Sequence[str]) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         _run([sys.executable, "-I", "-m", "venv", str(folder)])
         pip = [str(python), "-I", "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        _run([*pip, "-c", str(CONSTRAINTS), *requirements])
+        _run([*pip, "-c", str(constraints), *requirements])
         unfinished = stamp.with_suffix(".unfinished")
         unfinished.write_text(wanted)
         unfinished.replace(stamp)

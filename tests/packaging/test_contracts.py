@@ -18,6 +18,7 @@ ONE_CLIENT = "Only corte_student.endpoints.http imports httpx"
 ONE_RUNTIME = "Only corte_teacher.backends.onnx imports onnxruntime"
 ONE_TORCH = "Only corte_teacher.backends.timm imports torch and timm"
 LAYERS = "The student's layers: a verb, a run, a step, a batch, an answer"
+SERVING = "The teacher's layers: a verb, a process, a route, a question, the threads, a model"
 COMPUTES = "What computes knows nothing of runs, files or teachers"
 
 
@@ -57,7 +58,8 @@ def test_every_contract_holds(copy: Path) -> None:
     status, verdicts = lint(copy)
     assert status == 0
     assert verdicts == dict.fromkeys(
-        (NO_TEACHER, NO_STUDENT, ALONE, ONE_CLIENT, ONE_RUNTIME, ONE_TORCH, LAYERS, COMPUTES), "KEPT"
+        (NO_TEACHER, NO_STUDENT, ALONE, ONE_CLIENT, ONE_RUNTIME, ONE_TORCH, SERVING, LAYERS, COMPUTES),
+        "KEPT",
     )
 
 
@@ -72,6 +74,7 @@ def test_every_contract_holds(copy: Path) -> None:
         ("corte_teacher/identity.py", "import httpx", {NO_STUDENT}),
         ("corte_teacher/identity.py", "from corte_student import ledger", {NO_STUDENT}),
         ("corte_protocol/types.py", "import pydantic", {ALONE}),
+        ("corte_teacher/model.py", "def late():\n    from corte_teacher import service", {SERVING}),
         ("corte_student/stream.py", "def late():\n    from corte_student import trainer", {LAYERS}),
         ("corte_student/pseudo_labels/base.py", "from corte_student import objective", {COMPUTES}),
     ],

@@ -10,6 +10,7 @@ from corte_teacher.errors import StartError
 from teacher.tiny_models import as_toml, card_data
 
 GROUP = {"name": "vehicle", "color": [1, 2, 3], "members": ["truck", "car"]}
+TILES = {"height": 512, "width": 1024, "overlap": 64}
 
 
 def written(folder: Path, **changes: Any) -> Path:
@@ -49,6 +50,10 @@ def test_a_group_stands_where_its_first_member_stood(tmp_path: Path) -> None:
         ({"groups": [{**GROUP, "members": ["road", "car", "truck", "sky", "tree"]}]}, "at least two classes"),
         ({"classes": [{"name": "a", "color": [1, 2, 300]}]}, r"classes\.0\.color\.2"),
         ({"revision": "no spaces please"}, "revision"),
+        ({"tiles": {"height": 8, "width": 9, "overlap": 4}}, "overlap must be less than half"),
+        ({"tiles": {"height": 8, "width": 9, "overlap": 0}}, r"tiles\.overlap: .*greater than or equal to 1"),
+        ({"tiles": {"height": 8, "width": 9}}, r"tiles\.overlap: Field required"),
+        ({"tiles": {"size": 8}}, "unknown key tiles.size: choose from height, width, overlap"),
     ],
 )
 def test_a_mistake_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -78,6 +83,15 @@ def test_only_what_changes_answers_makes_a_revision() -> None:
         {"input": {}},
         {"output": {"kind": "probabilities"}},
         {"groups": [GROUP]},
+        {"tiles": TILES},
+        {"tiles": {**TILES, "overlap": 2}},
     ]
-    for changes in altered:
-        assert Card.model_validate(card_data(**changes)).answering_fields() != base
+    found = [base, *(Card.model_validate(card_data(**changes)).answering_fields() for changes in altered)]
+    assert all(one != other for i, one in enumerate(found) for other in found[:i])
+
+
+def test_tiles_are_read_and_old_revisions_stay(tmp_path: Path) -> None:
+    """Tiles come from their section; a card without it gives the fields that it gave before there was one."""
+    tiles = read_card(written(tmp_path, tiles=TILES)).tiles
+    assert tiles is not None and (tiles.height, tiles.width, tiles.overlap) == (512, 1024, 64)
+    assert set(read_card(written(tmp_path)).answering_fields()) == {"input", "output", "model", "classes"}

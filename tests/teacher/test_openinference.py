@@ -243,7 +243,7 @@ def test_other_models_versions_routes_and_methods(open_teacher: str, file: bytes
     assert_same(got, native(open_teacher, file))
 
 
-def test_what_is_not_one_image_is_malformed(open_teacher: str, pixels: UInt8, file: bytes) -> None:
+def test_what_is_not_one_image_is_refused(open_teacher: str, pixels: UInt8, file: bytes) -> None:
     """Several inputs, batches, other names, types, shapes and data, and fields that nobody knows."""
     image = inner(file)["inputs"][0]
     shaped = {"name": "pixels", "shape": [1, *pixels.shape], "datatype": "UINT8"}
@@ -258,7 +258,6 @@ def test_what_is_not_one_image_is_malformed(open_teacher: str, pixels: UInt8, fi
         image | {"parameters": {"shared_memory_region": "x"}},
         image | {"parameters": {"content_type": ["base64"]}},
         image | {"data": ["no base64!"]},
-        image | {"data": [base64.b64encode(b"no image").decode()]},
         image | {"data": 7},
         shaped | {"shape": [2, *pixels.shape], "data": flat * 2},
         shaped | {"shape": [1, 3, 34, 21], "data": flat},
@@ -287,11 +286,13 @@ def test_what_is_not_one_image_is_malformed(open_teacher: str, pixels: UInt8, fi
         inner(file, outputs=[{"name": "classes", "parameters": {"classification": 3}}]),
     ]
     for request in requests:
-        assert_refused(post(open_teacher, request), "malformed")
+        assert_refused(post(open_teacher, request), "bad-request")
+    text = {"data": [base64.b64encode(b"no image").decode()]}
+    assert_refused(post(open_teacher, {"inputs": [image | text]}), "malformed")
     assert_same(outputs(post(open_teacher, inner(file))), native(open_teacher, file))
 
 
-def test_bytes_that_do_not_fit_their_description_are_malformed(
+def test_bytes_that_do_not_fit_their_description_are_refused(
     open_teacher: str, pixels: UInt8, file: bytes
 ) -> None:
     """Wrong lengths anywhere, bytes of no tensor, data in both places, and the raw form of Triton."""
@@ -316,7 +317,7 @@ def test_bytes_that_do_not_fit_their_description_are_malformed(
         (alone + b"x", {LENGTH: str(len(alone))}),
     ]
     for request in wrong:
-        assert_refused(post(open_teacher, request), "malformed")
+        assert_refused(post(open_teacher, request), "bad-request")
 
 
 def test_values_that_are_not_answered_are_invalid(open_teacher: str, file: bytes) -> None:
@@ -377,8 +378,8 @@ def test_limits_hold_before_anything_is_decoded(open_teacher: str, encode: Encod
     ids=lambda text: text[:12].decode("latin-1"),
 )
 def test_json_that_no_client_sends_is_not_parsed_for_long(open_teacher: str, text: bytes) -> None:
-    """Deep, crowded, repeated, fractional or otherwise encoded JSON is malformed."""
-    assert_refused(post(open_teacher, (text, {})), "malformed")
+    """Deep, crowded, repeated, fractional or otherwise encoded JSON is refused."""
+    assert_refused(post(open_teacher, (text, {})), "bad-request")
 
 
 def test_compressed_bodies_are_refused_and_answers_never_compressed(open_teacher: str, file: bytes) -> None:

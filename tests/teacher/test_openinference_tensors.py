@@ -65,7 +65,7 @@ def test_no_body_raises_anything_but_a_refusal(document: Any, rest: bytes, lengt
         try:
             read_question(text + rest, header, INFO)
         except TeacherServiceError as exc:
-            assert exc.code in {"malformed", "invalid", "forbidden", "too-large"}
+            assert exc.code in {"bad-request", "malformed", "invalid", "forbidden", "too-large"}
 
 
 @given(arrays(np.uint8, array_shapes(min_dims=3, max_dims=3, max_side=6)))

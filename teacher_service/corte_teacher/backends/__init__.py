@@ -13,8 +13,11 @@ from typing import Final, NamedTuple, Protocol, cast, runtime_checkable
 from corte_protocol import Disclosure
 from corte_protocol.types import Float16, UInt8
 from corte_teacher.backends import street
-from corte_teacher.card import Card, read_card
+from corte_teacher.card import Card, Tiles, read_card
 from corte_teacher.errors import StartError
+
+Planes = tuple[UInt8, Float16 | None]
+"""The K best classes of each pixel, uint8 [K, H, W], and their scores, float16 [K, H, W], or None."""
 
 
 @runtime_checkable
@@ -32,6 +35,9 @@ class Backend(Protocol):
 
 Builder = Callable[[Path, Card, Disclosure, int], Backend]
 """(model, card, ceiling, threads; 0 for all cores) to a backend: the shape of our own builders."""
+
+Wrapper = Callable[[Backend, Tiles, int, Disclosure], Backend]
+"""(a backend of the full ceiling, tiles, answered classes, ceiling) to a backend: the shape of `tiles.py`."""
 
 Factory = Callable[[Path | None, Card | None, int], Backend]
 """(model, card, k) to a backend: the shape of a `package.module:factory`."""
@@ -77,6 +83,15 @@ def load_backend(source: Source, ceiling: Disclosure, threads: int = 0) -> Backe
     """Load the model behind `source` with the policy as its ceiling. Raises StartError with the remedy."""
     if source.card.output.kind == "labels" and ceiling.prob_bits:
         raise StartError(f"this model gives labels only, not {ceiling}: choose --disclosure labels")
+    tiles, count = source.card.tiles, len(source.card.outputs)
+    if tiles is None:
+        return _load(source, ceiling, threads)
+    inner = _load(source, ceiling if source.card.output.kind == "labels" else Disclosure(count, 16), threads)
+    around = cast(Wrapper, _named("corte_teacher.backends.tiles:TiledBackend"))
+    return around(inner, tiles, count, ceiling)
+
+
+def _load(source: Source, ceiling: Disclosure, threads: int) -> Backend:
     if source.backend in OURS:
         assert source.model is not None  # find_source demands one for ours
         builder = cast(Builder, _named(OURS[source.backend]))

@@ -2,16 +2,20 @@
 
 Strategy: the model's first output is followed by a head made of plain ONNX operators in the model's own
 opset: resize to the sent size, cut, softmax, groups, the K best, cast. One session runs all of it, so the
-dense maps are born and die inside, and Python gets K planes.
+dense maps are born and die inside, and Python gets K planes. On a CPU the head goes tile by tile, so that
+what it makes on the way stays in the cache.
 
-Legend: C classes of the model, A answered classes (after groups), K disclosed ones, H W the sent size.
+Legend: N images, C classes of the model, A answered classes (after groups), K disclosed ones, H W the sent
+size, T tiles of r rows.
 """
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 
 # onnxruntime's Linux wheels send usage events, with the model's file name, unless told not to before they
@@ -20,36 +24,108 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from corte_protocol import Disclosure
+from corte_protocol import VOID, Disclosure
 from corte_protocol.types import Float16, UInt8
 from corte_teacher.backends.prepare import prepare
 from corte_teacher.card import Card, Input
-from corte_teacher.errors import StartError
+from corte_teacher.errors import OutOfMemory, StartError
 
 _SIZE, _CROP, _CLASSES, _SCORES = "corte_size", "corte_crop", "corte_classes", "corte_scores"
+_FROM, _TO, _TURN, _GO = "corte_from", "corte_to", "corte_turn", "corte_go"
 _OLDEST_OPSET: Final = 11  # Resize with sizes and half_pixel
-_FEW: Final = 3  # up to here K masked arg-maxes beat TopK: 19x1024x2048, K=2, two cores: 175 against 252 ms
+_TILES_OPSET: Final = 12  # Min of uint8
+# Up to here K masked arg-maxes beat TopK. 19x1024x2048, K=2, two cores: 175 against 252 ms.
+_FEW: Final = 3
+# The same in tiles, K=5: 78 against 137 ms for 19x512x1024 on one core; TopK itself gains nothing by tiles.
+_FEW_TILED: Final = 8
+# Floats of one tile, with its classes. 19x512x1024, K=2, one core: tiles of 0.3 MB 45 ms, 0.6 MB 39,
+# 1.2 MB 35, 2.4 MB 39, 4.8 MB 50; all at once 111. Two cores have the same best.
+_TILE_FLOATS: Final = 1 << 18
+_FAR: Final = 3e38  # more than twice any clipped logit, and finite
+# What onnxruntime says when there is no memory, by its own allocators, by C++ and by CUDA's libraries.
+_NO_MEMORY: Final = (
+    "failed to allocate memory",
+    "bad_alloc",
+    "bad allocation",
+    "out of memory",
+    "alloc_failed",
+)
 
 
 class OnnxBackend:
-    """One inference session over the merged graph."""
+    """One inference session over the merged graph.
 
-    def __init__(self, session: onnxruntime.InferenceSession, spec: Input) -> None:
+    `batches` tells whether the model takes several images at once: false where its file fixes that axis.
+    """
+
+    def __init__(
+        self, session: onnxruntime.InferenceSession, spec: Input, classes: int, batches: bool
+    ) -> None:
+        self.batches = batches
         self._session = session
         self._spec = spec
-        names = {i.name for i in session.get_inputs()}
-        self._input = next(i.name for i in session.get_inputs() if i.name not in (_SIZE, _CROP))
+        self._classes = classes
+        names = [i.name for i in session.get_inputs()]
+        self._input = next(name for name in names if name not in (_SIZE, _CROP, _FROM, _TO))
         self._cuts = _CROP in names
+        self._tiles = _FROM in names
         self._scores = len(session.get_outputs()) == 2
 
     def predict(self, pixels: UInt8) -> tuple[UInt8, Float16 | None]:
-        """See `Backend.predict`."""
-        array, size, crop = prepare(self._spec, pixels)
-        feed = {self._input: array, _SIZE: np.array(size, np.int64)}
-        if self._cuts:
-            feed[_CROP] = np.array(crop, np.int64)
-        planes = self._session.run(None, feed)
-        return planes[0][0], planes[1][0] if self._scores else None
+        """See `Backend.predict`. Raises OutOfMemory when there is too little; the session lives on."""
+        return self.predict_many([pixels])[0]
+
+    def predict_many(self, pixels: Sequence[UInt8]) -> list[tuple[UInt8, Float16 | None]]:
+        """What `predict` gives for each image, all of one size, in one run. Raises OutOfMemory."""
+        if len({image.shape for image in pixels}) != 1:
+            raise ValueError("a batch is of images of one size")
+        try:
+            return self._run(pixels)
+        except MemoryError as exc:
+            raise OutOfMemory(f"no memory around the model: {exc}") from exc
+        except Exception as exc:  # onnxruntime raises a dozen pybind classes without a common public root
+            if any(words in str(exc).lower() for words in _NO_MEMORY):
+                raise OutOfMemory(f"no memory in the model: {exc}") from exc
+            raise
+
+    def _run(self, pixels: Sequence[UInt8]) -> list[tuple[UInt8, Float16 | None]]:
+        prepared = [prepare(self._spec, image) for image in pixels]
+        _, size, (height, width) = prepared[0]
+        arrays = [image.array for image in prepared]
+        feed = {self._input: arrays[0] if len(arrays) == 1 else np.concatenate(arrays)}
+        feed[_SIZE] = np.array(size, np.int64)
+        rows = height
+        if self._tiles:
+            rows = max(1, min(height, _TILE_FLOATS // (self._classes * width)))
+            feed[_FROM], feed[_TO] = _tiles(len(arrays), height, width, rows)
+        elif self._cuts:
+            feed[_CROP] = np.array((height, width), np.int64)
+        answers = [_untiled(planes, len(arrays), height) for planes in self._session.run(None, feed)]
+        return list(zip(answers[0], answers[1] if self._scores else [None] * len(arrays), strict=True))
+
+
+def _tiles(images: int, height: int, width: int, rows: int) -> tuple[npt.NDArray[np.int64], ...]:
+    """First and last (image, row, column) of each tile, int64 [T, 3] each; all have `rows` rows.
+
+    The last tile of an image overlaps the one before it, because a Loop stacks only what is of one shape.
+    """
+    tops = np.minimum(np.arange(0, height, rows), height - rows)
+    start = np.zeros((images * len(tops), 3), np.int64)
+    start[:, 0] = np.arange(images).repeat(len(tops))
+    start[:, 1] = np.tile(tops, images)
+    return start, start + np.array((1, rows, width), np.int64)
+
+
+def _untiled(planes: npt.NDArray[Any], images: int, height: int) -> list[npt.NDArray[Any]]:
+    """[N, K, H, W], or tiles [T, 1, K, r, W], to one [K, H, W] for each image."""
+    if planes.ndim == 4:
+        return list(planes)
+    each = planes.reshape(images, -1, *planes.shape[2:])
+    count, rows = each.shape[1], each.shape[3]
+    if count == 1:
+        return list(each[:, 0])
+    left = height - (count - 1) * rows
+    return [np.concatenate([*tiles[:-1], tiles[-1][:, rows - left :]], axis=1) for tiles in each]
 
 
 def build(model: Path, card: Card, ceiling: Disclosure, threads: int) -> OnnxBackend:
@@ -58,27 +134,44 @@ def build(model: Path, card: Card, ceiling: Disclosure, threads: int) -> OnnxBac
         graph = onnx.load(str(model), load_external_data=False)
     except Exception as exc:  # protobuf's own error class is not part of onnx's API
         raise StartError(f"{model} cannot be read as an ONNX model") from exc
-    append_head(graph, card, ceiling)
+    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    providers = [p for p in wanted if p in onnxruntime.get_available_providers()]
+    batches = _takes_batches(graph.graph)
+    append_head(graph, card, ceiling, tiles=len(providers) == 1)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    # The arena never gives back: after one image of 32 megapixels the street model held 1,760 MB with it and
+    # 190 without. At 256x512 going without costs 0.4 of 14.5 ms, at 1024x2048 35 of 90 (pages made anew).
+    # memory.enable_memory_arena_shrinkage gave nothing back (1,850 MB): the outputs lie in the same regions.
+    options.enable_cpu_mem_arena = False
     # Idle threads that spin steal the cores from a student on the same machine.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", str(model.resolve().parent)
     )
-    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
-    providers = [p for p in wanted if p in onnxruntime.get_available_providers()]
     try:
         session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=providers)
-    except Exception as exc:  # onnxruntime raises a dozen pybind classes without a common public root
+    except Exception as exc:  # as in predict_many
         raise StartError(f"{model} does not start with the head its card asks for: {exc}") from exc
-    return OnnxBackend(session, card.input)
+    return OnnxBackend(session, card.input, len(card.classes), batches)
 
 
-def append_head(model: ModelProto, card: Card, ceiling: Disclosure) -> None:
-    """Replace the outputs of `model`, in place, by `corte_classes` uint8 [1, K, H, W] and, where the
-    ceiling holds scores, `corte_scores` float16 [1, K, H, W]; add the inputs that name the size."""
+def _takes_batches(graph: GraphProto) -> bool:
+    """Whether neither the input nor the first output of a model states a size of its first axis."""
+    stored = {t.name for t in graph.initializer}
+    ends = [*(i for i in graph.input if i.name not in stored), *graph.output[:1]]
+    shapes = [end.type.tensor_type.shape.dim for end in ends]
+    return not any(dims[0].dim_value for dims in shapes if dims)
+
+
+def append_head(model: ModelProto, card: Card, ceiling: Disclosure, tiles: bool = False) -> None:
+    """Replace the outputs of `model`, in place, by `corte_classes` uint8 [N, K, H, W] and, where the ceiling
+    holds scores, `corte_scores` float16 [N, K, H, W]; add the inputs that name the size.
+
+    With `tiles`, where the head can work in tiles, `corte_from` and `corte_to`, int64 [T, 3], name them, and
+    the outputs are [T, 1, K, r, W]. Raises StartError when the model is not of the kind that the card says.
+    """
     opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
     if opset < _OLDEST_OPSET:
         raise StartError(f"the model's opset is {opset}: export it with opset {_OLDEST_OPSET} or later")
@@ -87,24 +180,45 @@ def append_head(model: ModelProto, card: Card, ceiling: Disclosure) -> None:
     if len([i for i in graph.input if i.name not in stored]) != 1 or not graph.output:
         raise StartError("the model must have one input, and its answer as the first output")
     _check_channels(graph, card)
-    head = _Head(graph, opset)
+    labels = card.output.kind == "labels"
+    tiles = tiles and not labels and opset >= _TILES_OPSET and ceiling.top_k <= _FEW_TILED
+    head = _Head(graph, opset, tiles)
     cuts = card.input.height is None
-    if card.output.kind == "labels":
-        outputs = _labels_head(head, card, cuts)
+    if labels:
+        _labels_head(head, card, cuts)
     else:
-        outputs = _scores_head(head, card, ceiling, cuts)
-    for name in (_SIZE, _CROP)[: 1 + cuts]:
-        graph.input.append(helper.make_tensor_value_info(name, TensorProto.INT64, [2]))
+        _scores_head(head, card, ceiling, cuts)
+    inputs: dict[str, list[int | None]] = {_SIZE: [2]}
+    if tiles:
+        inputs |= {_FROM: [None, 3], _TO: [None, 3]}
+    elif cuts:
+        inputs[_CROP] = [2]
+    for name, shape in inputs.items():
+        graph.input.append(helper.make_tensor_value_info(name, TensorProto.INT64, shape))
     del graph.output[:]
-    for name, dtype in outputs:
-        graph.output.append(helper.make_tensor_value_info(name, dtype, [1, None, None, None]))
+    for name, dtype in _outputs(ceiling):
+        graph.output.append(helper.make_tensor_value_info(name, dtype, [None] * (5 if tiles else 4)))
+
+
+def _outputs(ceiling: Disclosure) -> list[tuple[str, int]]:
+    """Names and types of what leaves the head."""
+    both: list[tuple[str, int]] = [(_CLASSES, TensorProto.UINT8), (_SCORES, TensorProto.FLOAT16)]
+    return both[: 1 + bool(ceiling.prob_bits)]
 
 
 class _Head:
-    """Appends nodes to a graph and names what they make."""
+    """Appends nodes to a graph and names what they make.
 
-    def __init__(self, graph: GraphProto, opset: int) -> None:
+    `tiles` says which operators to choose. onnxruntime's reductions over the classes are not vectorised on a
+    CPU, its element-wise operators are: for 19x512x1024 in cache ReduceMax takes 12.6 ms, Split and Max 5;
+    ArgMax 16.6, Equal, Where, Split and Min of uint8 4; Where of float 7, Cast, Mul and Sub 4. The bits are
+    the same. On a GPU, and before opset 12, the plain operators serve.
+    """
+
+    def __init__(self, graph: GraphProto, opset: int, tiles: bool) -> None:
         self.graph = graph
+        self.tiles = tiles
+        self._nodes: Any = graph.node
         self._opset = opset
         self._count = 0
         self.source: str = graph.output[0].name
@@ -117,7 +231,7 @@ class _Head:
         """Append one node with several outputs."""
         outputs = [name or self._fresh() for name in names]
         node: NodeProto = helper.make_node(kind, list(inputs), outputs, name=self._fresh(), **attributes)
-        self.graph.node.append(node)
+        self._nodes.append(node)
         return outputs
 
     def over(self, kind: str, x: str, axis: int, since: int, **attributes: Any) -> str:
@@ -136,13 +250,47 @@ class _Head:
         """A constant int64 vector."""
         return self.array(values, np.int64)
 
-    def max(self, x: str) -> str:
-        """The largest value over the classes, axis kept."""
+    def max(self, x: str, classes: int) -> str:
+        """The largest value over the `classes` of axis 1, axis kept."""
+        if self.tiles:
+            return self.op("Max", *self.split(x, classes))
         return self.over("ReduceMax", x, 1, 18, keepdims=1)
 
-    def sum(self, x: str) -> str:
-        """The sum over the classes, axis kept."""
+    def sum(self, x: str, classes: int) -> str:
+        """The sum over the `classes` of axis 1, axis kept."""
+        if self.tiles:
+            return self.op("Sum", *self.split(x, classes))
         return self.over("ReduceSum", x, 1, 13, keepdims=1)
+
+    def split(self, x: str, classes: int) -> list[str]:
+        """The planes of axis 1, axis kept."""
+        names, ones = ("",) * classes, [1] * classes
+        if self._opset < 13:
+            return self.ops("Split", x, names=names, axis=1, split=ones)
+        return self.ops("Split", x, self.ints(*ones), names=names, axis=1)
+
+    def tiled(self, x: str, planes: Callable[[str], list[str]], outputs: list[tuple[str, int]]) -> None:
+        """`planes` over each tile of x [N, C, H, W]; what it gives is stacked into the `outputs`."""
+        outer, self._nodes = self._nodes, []
+        start, end = (self.op("Gather", corners, _TURN, axis=0) for corners in (_FROM, _TO))
+        results = planes(self.op("Slice", x, start, end, self.ints(0, 2, 3)))
+        go_on = self.op("Identity", _GO)
+        nodes, self._nodes = self._nodes, outer
+        dtypes = [TensorProto.BOOL, *(dtype for _, dtype in outputs)]
+        body = helper.make_graph(
+            nodes,
+            "corte_tile",
+            [
+                helper.make_tensor_value_info(_TURN, TensorProto.INT64, []),
+                helper.make_tensor_value_info(_GO, TensorProto.BOOL, []),
+            ],
+            [
+                helper.make_tensor_value_info(name, dtype, None)
+                for name, dtype in zip([go_on, *results], dtypes, strict=True)
+            ],
+        )
+        count = self.op("Gather", self.op("Shape", _FROM), self.array(0, np.int64), axis=0)
+        self.ops("Loop", count, "", names=tuple(name for name, _ in outputs), body=body)
 
     def _fresh(self) -> str:
         self._count += 1
@@ -168,14 +316,13 @@ def _check_channels(graph: GraphProto, card: Card) -> None:
 
 
 def _fit(head: _Head, x: str, channels: int, mode: str, cuts: bool) -> str:
-    """float [1, channels, h, w] to the sent size.
+    """float [N, channels, h, w] to the sent size.
 
     The Reshape changes nothing: it fails where the model answers another number of channels than the card
     names, which Resize would silently interpolate.
     """
-    spatial = head.op("Slice", head.op("Shape", x), head.ints(2), head.ints(4))
-    lead = head.ints(1, channels)
-    x = head.op("Reshape", x, head.op("Concat", lead, spatial, axis=0))
+    x = head.op("Reshape", x, head.ints(0, channels, 0, 0))
+    lead = head.op("Slice", head.op("Shape", x), head.ints(0), head.ints(2))
     # Resize wants roi and scales passed as empty; opset 11 accepts empty tensors, later ones the empty name
     none = head.array([], np.float32)
     sizes = head.op("Concat", lead, _SIZE, axis=0)
@@ -185,7 +332,7 @@ def _fit(head: _Head, x: str, channels: int, mode: str, cuts: bool) -> str:
     return x
 
 
-def _labels_head(head: _Head, card: Card, cuts: bool) -> list[tuple[str, int]]:
+def _labels_head(head: _Head, card: Card, cuts: bool) -> None:
     """Nearest resize, then groups by a table; an id beyond the card's classes fails in the look-up."""
     x = head.op("Cast", head.source, to=TensorProto.FLOAT)
     x = head.over("Unsqueeze", x, 1, 13)
@@ -195,65 +342,95 @@ def _labels_head(head: _Head, card: Card, cuts: bool) -> list[tuple[str, int]]:
         table[list(members)] = answer
     ids = head.op("Cast", x, to=TensorProto.INT64)
     head.op("Gather", head.array(table, np.uint8), ids, name=_CLASSES, axis=0)
-    return [(_CLASSES, TensorProto.UINT8)]
 
 
-def _scores_head(head: _Head, card: Card, ceiling: Disclosure, cuts: bool) -> list[tuple[str, int]]:
-    """Resize, order, and turn only the K chosen values into probabilities.
+def _scores_head(head: _Head, card: Card, ceiling: Disclosure, cuts: bool) -> None:
+    """Resize, then the planes, tile by tile or at once."""
+    x = head.op("Cast", head.source, to=TensorProto.FLOAT)
+    if card.output.layout == "nhwc":
+        x = head.op("Transpose", x, perm=[0, 3, 1, 2])
+    if card.output.kind == "logits":  # an infinite logit would turn into NaN between two pixels
+        x = head.op("Clip", x, head.array(-1e30, np.float32), head.array(1e30, np.float32))
+    x = _fit(head, x, len(card.classes), "linear", cuts and not head.tiles)
+    if head.tiles:
+        head.tiled(x, lambda tile: _planes(head, tile, card, ceiling, ("", "")), _outputs(ceiling))
+    else:
+        _planes(head, x, card, ceiling, (_CLASSES, _SCORES))
+
+
+def _planes(head: _Head, x: str, card: Card, ceiling: Disclosure, names: tuple[str, str]) -> list[str]:
+    """Order the classes, and turn only the K chosen values into probabilities.
 
     Without groups logits are ordered as they are: exp is monotone, and full softmax over 19x1024x2048 costs
     a second where the sum of exponentials costs 50 ms. With groups exp(x - max) is added per group.
     """
-    x = head.op("Cast", head.source, to=TensorProto.FLOAT)
-    if card.output.layout == "nhwc":
-        x = head.op("Transpose", x, perm=[0, 3, 1, 2])
     logits = card.output.kind == "logits"
-    if logits:  # an infinite logit would turn into NaN between two pixels
-        x = head.op("Clip", x, head.array(-1e30, np.float32), head.array(1e30, np.float32))
-    x = _fit(head, x, len(card.classes), "linear", cuts)
     peak = total = ""
     if logits and (card.groups or ceiling.prob_bits):
-        peak = head.max(x)
+        peak = head.max(x, len(card.classes))
         powers = head.op("Exp", head.op("Sub", x, peak))
-        total = head.sum(powers)
+        total = head.sum(powers, len(card.classes))
         x = powers if card.groups else x
     if card.groups:
         x = _merge(head, x, card)
-    values, ids = _best(head, x, ceiling.top_k, len(card.outputs))
-    head.op("Cast", ids, name=_CLASSES, to=TensorProto.UINT8)
+    values, ids = _best(head, x, ceiling, len(card.outputs), "" if card.groups else peak)
+    classes = head.op("Cast", ids, name=names[0], to=TensorProto.UINT8)
     if not ceiling.prob_bits:
-        return [(_CLASSES, TensorProto.UINT8)]
+        return [classes]
     if logits:
         values = values if card.groups else head.op("Exp", head.op("Sub", values, peak))
         values = head.op("Div", values, total)
-    head.op("Cast", values, name=_SCORES, to=TensorProto.FLOAT16)
-    return [(_CLASSES, TensorProto.UINT8), (_SCORES, TensorProto.FLOAT16)]
+    return [classes, head.op("Cast", values, name=names[1], to=TensorProto.FLOAT16)]
 
 
 def _merge(head: _Head, x: str, card: Card) -> str:
-    """[1, C, H, W] to [1, A, H, W]: the members of a group added, the others as they are."""
+    """[N, C, H, W] to [N, A, H, W]: the members of a group added, the others as they are."""
     planes = []
     for _, _, members in card.outputs:
         plane = head.op("Gather", x, head.ints(*members), axis=1)
-        planes.append(head.sum(plane) if len(members) > 1 else plane)
+        planes.append(head.sum(plane, len(members)) if len(members) > 1 else plane)
     return head.op("Concat", *planes, axis=1)
 
 
-def _best(head: _Head, x: str, k: int, classes: int) -> tuple[str, str]:
-    """The k largest over axis 1 and their int64 ids, both [1, k, H, W], descending, ties to the lower id."""
-    if k > _FEW:
+def _best(head: _Head, x: str, ceiling: Disclosure, classes: int, peak: str) -> tuple[str, str]:
+    """The K largest over axis 1 and their ids, both [N, K, H, W], descending, ties to the lower id.
+
+    `peak` is the largest value where it is known already, or empty. The values are empty where nobody needs
+    them, because onnxruntime would compute them.
+    """
+    k = ceiling.top_k
+    if k > (_FEW_TILED if head.tiles else _FEW):
         values, ids = head.ops("TopK", x, head.ints(k), names=("", ""), axis=1, largest=1, sorted=1)
         return values, ids
-    every = head.array(np.arange(classes).reshape(1, classes, 1, 1), np.int64)
-    lowest = head.array(-np.inf, np.float32)
+    every = head.array(np.arange(classes).reshape(1, classes, 1, 1), np.uint8 if head.tiles else np.int64)
     taken: list[tuple[str, str]] = []
     while True:
-        best = head.op("ArgMax", x, axis=1, keepdims=1)
-        taken.append((head.max(x), best))
+        if head.tiles or ceiling.prob_bits:
+            peak = peak or head.max(x, classes)
+        best = _first(head, x, peak, classes, every)
+        taken.append((peak, best))
         if len(taken) == k:
             break
-        x = head.op("Where", head.op("Equal", every, best), lowest, x)
+        x = _without(head, x, head.op("Equal", every, best))
+        peak = ""
     if k == 1:
         return taken[0]
     values = head.op("Concat", *(value for value, _ in taken), axis=1)
     return values, head.op("Concat", *(ids for _, ids in taken), axis=1)
+
+
+def _first(head: _Head, x: str, peak: str, classes: int, every: str) -> str:
+    """The lowest id whose value is `peak`; in tiles void, which no answer may hold, where the peak is NaN."""
+    if not head.tiles:
+        return head.op("ArgMax", x, axis=1, keepdims=1)
+    void = head.array([[[[VOID]]]], np.uint8)
+    ids = head.op("Where", head.op("Equal", x, peak), every, void)
+    return head.op("Min", *head.split(ids, classes))
+
+
+def _without(head: _Head, x: str, taken: str) -> str:
+    """x, with the `taken` places below all others."""
+    if not head.tiles:
+        return head.op("Where", taken, head.array(-np.inf, np.float32), x)
+    far = head.op("Mul", head.op("Cast", taken, to=TensorProto.FLOAT), head.array(_FAR, np.float32))
+    return head.op("Sub", x, far)

@@ -23,7 +23,9 @@ from corte_protocol import Disclosure, Image, Prediction, TeacherInfo
 from corte_protocol.errors import WireError
 from corte_protocol.routes import PROTOCOL_VERSION
 from corte_protocol.types import UInt8
-from corte_teacher.admission import allowed_level, read_body, read_image, require_key, require_ready
+from corte_teacher.admission import allowed_level, require_plain
+from corte_teacher.asking import ask, identify
+from corte_teacher.callers import Caller
 from corte_teacher.dialects.tensors import (
     array_text,
     decoded_image,
@@ -32,9 +34,10 @@ from corte_teacher.dialects.tensors import (
     read_tensor,
     take_apart,
 )
-from corte_teacher.errors import Forbidden, InvalidRequest, Unreadable, UnsupportedMedia
-from corte_teacher.inference import Inference, Question
-from corte_teacher.keys import KeyRing
+from corte_teacher.errors import BadRequest, Forbidden, InvalidRequest
+from corte_teacher.job import Question
+from corte_teacher.pictures import Picture, open_picture
+from corte_teacher.service import Current, Service
 
 MODEL: Final = "teacher"
 LENGTH_HEADER: Final = "inference-header-content-length"
@@ -71,17 +74,17 @@ def failure(wire: WireError) -> Response:
     return _json({"error": wire.title}, wire.status)
 
 
-def install(
-    app: FastAPI, inference: Inference, info: TeacherInfo, keys: KeyRing | None, body_timeout_s: float
-) -> None:
-    """Add the protocol's routes to a service whose readiness is in `app.state.ready`."""
-    described = metadata(info)
+def install(app: FastAPI, service: Service) -> None:
+    """Add the protocol's routes to a service."""
 
-    def admit(request: Request) -> None:
-        require_key(request, keys)
+    def admit(request: Request) -> tuple[Caller, Current, TeacherInfo]:
+        caller = identify(service, request)
+        current = service.current
+        info, _ = current.infos.of(caller.grant)
         asked = request.path_params
         if asked["name"] != MODEL or asked.get("version", info.revision) != info.revision:
             raise HTTPException(404)
+        return caller, current, info
 
     @app.get(f"{_ROOT}/health/live")
     async def live() -> Response:
@@ -89,41 +92,43 @@ def install(
 
     @app.get(f"{_ROOT}/health/ready")
     async def ready() -> Response:
-        require_ready(app.state.ready)
+        service.require_traffic()
         return _json({"ready": True})
 
     @app.get(_ROOT)
     @app.get(f"{_ROOT}/")
     async def server(request: Request) -> Response:
-        require_key(request, keys)
+        identify(service, request)
         version = str(PROTOCOL_VERSION)
         return _json({"name": "corte", "version": version, "extensions": ["binary_tensor_data"]})
 
     @app.get(_MODEL)
     @app.get(_VERSION)
     async def model(request: Request) -> Response:
-        admit(request)
-        return _json(described)
+        _, _, info = admit(request)
+        return _json(metadata(info))
 
     @app.get(f"{_MODEL}/ready")
     @app.get(f"{_VERSION}/ready")
     async def model_ready(request: Request) -> Response:
         admit(request)
-        require_ready(app.state.ready)
+        service.require_traffic()
         return _json({"name": MODEL, "ready": True})
 
     @app.post(f"{_MODEL}/infer")
     @app.post(f"{_VERSION}/infer")
     async def infer(request: Request) -> Response:
-        admit(request)
-        require_ready(app.state.ready)
+        caller, current, info = admit(request)
+        service.require_ready()
         if request.query_params:
             raise InvalidRequest("a query parameter, where the protocol has none")
-        if {c.strip().lower() for c in request.headers.getlist("content-encoding")} - {"identity", ""}:
-            raise UnsupportedMedia("a compressed body")
-        body = await read_body(request, info.limits, body_timeout_s)
+        require_plain(request)
         header = request.headers.get(LENGTH_HEADER)
-        written = await inference.answer(lambda: read_question(body, header, info))
+
+        def read(body: bytes) -> Question[Written]:
+            return read_question(body, header, info)
+
+        written = await ask(service, request, caller, current, info, read)
         if written.header is None:
             return Response(written.body, media_type="application/json")
         headers = {LENGTH_HEADER: str(written.header)}
@@ -164,8 +169,9 @@ def metadata(info: TeacherInfo) -> dict[str, object]:
 def read_question(body: bytes, header_length: str | None, info: TeacherInfo) -> Question[Written]:
     """One request's body to a question. Blocking.
 
-    Raises Unreadable where the body is not of the protocol's form or not one image, InvalidRequest for a
-    value that is not answered, Forbidden for more than the policy, TooLarge for more than the limits.
+    Raises BadRequest where the body is not of the protocol's form, Unreadable where it is not one
+    image, InvalidRequest for a value that is not answered, Forbidden for more than the policy,
+    TooLarge for more than the limits.
     """
     message, behind = take_apart(body, header_length)
     known = {"id", "parameters", "inputs", "outputs", "model_name", "model_version"}
@@ -182,15 +188,17 @@ def read_question(body: bytes, header_length: str | None, info: TeacherInfo) -> 
         echo["id"] = _safe(fields["id"])
     inputs = fields.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1:
-        raise Unreadable("not exactly one input")
+        raise BadRequest("not exactly one input")
     tensor = read_tensor(inputs[0], behind)
     if tensor.name == "image":
-        image = read_image(encoded_image(tensor), info.limits)
+        picture = open_picture(encoded_image(tensor), info.limits)
     elif tensor.name == "pixels":
         image = Image(decoded_image(tensor, info.limits))
+        height, width, _ = image.pixels.shape
+        picture = Picture(height, width, lambda: image)
     else:
-        raise Unreadable("no input of that name")
-    return Question(image, asked, partial(write_answer, echo, outputs))
+        raise BadRequest("no input of that name")
+    return Question(picture, asked, partial(write_answer, echo, outputs))
 
 
 def write_answer(echo: dict[str, object], outputs: tuple[Output, ...], prediction: Prediction) -> Written:
@@ -225,7 +233,7 @@ def _outputs(value: object, binary: bool, asked: Disclosure, policy: Disclosure)
     elif isinstance(value, list):
         outputs = tuple(_output(item, binary) for item in value)
     else:
-        raise Unreadable("outputs are a list")
+        raise BadRequest("outputs are a list")
     names = [output.name for output in outputs]
     if len(set(names)) != len(names) or not set(names) <= {_CLASSES, _SCORES}:
         raise InvalidRequest("an output that does not exist, or one twice")

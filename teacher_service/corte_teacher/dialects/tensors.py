@@ -5,7 +5,7 @@ for the JSON, https://github.com/kserve/kserve/blob/master/docs/predict-api/v2/r
 tensor data, https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/protocol/extension_binary_data.html
 for the binary tensor data extension.
 
-Rule 1: what is not of the form gets `Unreadable` (400); a field that nobody knows is not of the form, since
+Rule 1: what is not of the form gets `BadRequest` (400); a field that nobody knows is not of the form, since
 a misspelt request for less must not be answered with more.
 Rule 2: JSON is bounded before it is parsed. A byte of it may become ten of Python objects, so what an honest
 request has few of (objects, strings, nested rows) is counted first, and numbers must be integers.
@@ -25,7 +25,7 @@ import numpy as np
 
 from corte_protocol import Limits
 from corte_protocol.types import UInt8
-from corte_teacher.errors import TooLarge, Unreadable
+from corte_teacher.errors import BadRequest, TooLarge
 
 _MAX_HEADER: Final = 1 << 16  # JSON in front of binary data describes two tensors at most
 _MAX_OBJECTS: Final = 64
@@ -39,12 +39,12 @@ def take_apart(body: bytes, header_length: str | None) -> tuple[dict[str, object
 
     `header_length` is the header Inference-Header-Content-Length, None where it was not sent: then all of
     the body is JSON. 0 stands for a body without JSON, which needs a model with one input: refused.
-    Raises Unreadable, or TooLarge for more JSON than a request with binary data needs.
+    Raises BadRequest, or TooLarge for more JSON than a request with binary data needs.
     """
     size = len(body)
     if header_length is not None:
         if not re.fullmatch(r"[0-9]{1,12}", header_length) or not 0 < int(header_length) <= len(body):
-            raise Unreadable("the JSON's length is not one within the body")
+            raise BadRequest("the JSON's length is not one within the body")
         size = int(header_length)
         if size > _MAX_HEADER:
             raise TooLarge("more JSON than a request with binary data needs")
@@ -52,11 +52,11 @@ def take_apart(body: bytes, header_length: str | None) -> tuple[dict[str, object
 
 
 def fields_of(value: object, known: set[str]) -> dict[str, object]:
-    """A JSON object with no other fields than `known`; None stands for an empty one. Raises Unreadable."""
+    """A JSON object with no other fields than `known`; None stands for an empty one. Raises BadRequest."""
     if value is None:
         return {}
     if not isinstance(value, dict) or not known.issuperset(value):
-        raise Unreadable("not an object, or one with unknown fields")
+        raise BadRequest("not an object, or one with unknown fields")
     return value
 
 
@@ -72,65 +72,65 @@ class Tensor:
 
 
 def read_tensor(value: object, behind: memoryview) -> Tensor:
-    """The only input of a request. Raises Unreadable, also where `behind` is not exactly its bytes."""
+    """The only input of a request. Raises BadRequest, also where `behind` is not exactly its bytes."""
     fields = fields_of(value, {"name", "datatype", "shape", "parameters", "data"})
     parameters = fields_of(fields.get("parameters"), {"binary_data_size", "content_type"})
     name, datatype, shape, data = (fields.get(key) for key in ("name", "datatype", "shape", "data"))
     size, content_type = parameters.get("binary_data_size"), parameters.get("content_type")
     if not isinstance(name, str) or not isinstance(datatype, str):
-        raise Unreadable("a tensor without a name or a type")
+        raise BadRequest("a tensor without a name or a type")
     if not isinstance(shape, list) or not all(type(n) is int for n in shape):
-        raise Unreadable("a tensor without a shape")
+        raise BadRequest("a tensor without a shape")
     if content_type is not None and not isinstance(content_type, str):
-        raise Unreadable("a content type that is no text")
+        raise BadRequest("a content type that is no text")
     if size is None:
         if not isinstance(data, list) or behind:
-            raise Unreadable("a tensor without data, or bytes that belong to no tensor")
+            raise BadRequest("a tensor without data, or bytes that belong to no tensor")
         return Tensor(name, datatype, tuple(shape), content_type, data)
     if type(size) is not int or size != len(behind) or data is not None:
-        raise Unreadable("a tensor's bytes are not those behind the JSON")
+        raise BadRequest("a tensor's bytes are not those behind the JSON")
     return Tensor(name, datatype, tuple(shape), content_type, behind)
 
 
 def encoded_image(tensor: Tensor) -> bytes | memoryview:
-    """The image file in a BYTES tensor of shape [1] or [1, 1]. Raises Unreadable.
+    """The image file in a BYTES tensor of shape [1] or [1, 1]. Raises BadRequest.
 
     As binary data: a length and the file. As JSON: base64 text, declared by the parameter
     content_type = "base64" (MLServer's convention, https://docs.seldon.ai/mlserver/user-guide/content-type),
     because an element of BYTES in JSON is text, and no image is.
     """
     if tensor.datatype != "BYTES" or tensor.shape not in ((1,), (1, 1)):
-        raise Unreadable("an image is BYTES [1]")
+        raise BadRequest("an image is BYTES [1]")
     content = tensor.content
     if isinstance(content, memoryview):
         if len(content) < _LENGTH or int.from_bytes(content[:_LENGTH], "little") != len(content) - _LENGTH:
-            raise Unreadable("a BYTES element is a length and as many bytes")
+            raise BadRequest("a BYTES element is a length and as many bytes")
         return content[_LENGTH:]
     element = content[0] if len(content) == 1 else None
     if isinstance(element, list) and len(element) == 1:
         element = element[0]
     if not isinstance(element, str) or tensor.content_type != "base64":
-        raise Unreadable("an image in JSON is base64 text")
+        raise BadRequest("an image in JSON is base64 text")
     try:
         return base64.b64decode(element, validate=True)
     except (binascii.Error, ValueError) as exc:
-        raise Unreadable("not base64") from exc
+        raise BadRequest("not base64") from exc
 
 
 def decoded_image(tensor: Tensor, limits: Limits) -> UInt8:
     """The pixels in a UINT8 tensor [1, H, W, 3] or [H, W, 3], as uint8 [H, W, 3].
 
-    Raises Unreadable, or TooLarge before anything is converted.
+    Raises BadRequest, or TooLarge before anything is converted.
     """
     shape = tensor.shape[1:] if len(tensor.shape) == 4 and tensor.shape[0] == 1 else tensor.shape
     if tensor.datatype != "UINT8" or len(shape) != 3 or shape[2] != 3 or min(shape) < 1:
-        raise Unreadable("pixels are UINT8 [1, H, W, 3]")
+        raise BadRequest("pixels are UINT8 [1, H, W, 3]")
     if shape[0] * shape[1] > limits.max_pixels:
         raise TooLarge("too many pixels")
     content = tensor.content
     raw = content if isinstance(content, memoryview) else _numbers(content, tensor.shape)
     if len(raw) != math.prod(shape):
-        raise Unreadable("the data does not fill the shape")
+        raise BadRequest("the data does not fill the shape")
     return np.frombuffer(raw, np.uint8).reshape(shape)
 
 
@@ -144,15 +144,15 @@ def array_text(values: UInt8) -> bytes:
 def _load(text: bytes) -> dict[str, object]:
     few = ((b"{", _MAX_OBJECTS), (b'"', _MAX_QUOTES), (b"[", _MAX_ROWS))
     if any(text.count(mark) > limit for mark, limit in few):
-        raise Unreadable("more objects, strings or rows than a request needs")
+        raise BadRequest("more objects, strings or rows than a request needs")
     try:
         value = json.loads(
             text.decode(), parse_float=_refuse, parse_constant=_refuse, object_pairs_hook=_distinct
         )
     except (ValueError, RecursionError) as exc:  # UnicodeDecodeError is a ValueError
-        raise Unreadable("not JSON of integers, texts and truth values") from exc
+        raise BadRequest("not JSON of integers, texts and truth values") from exc
     if not isinstance(value, dict):
-        raise Unreadable("not a JSON object")
+        raise BadRequest("not a JSON object")
     return value
 
 
@@ -173,9 +173,9 @@ def _numbers(data: list[object], shape: tuple[int, ...]) -> bytes:
     if row and isinstance(row[0], list):
         for size in shape[1:]:
             if any(not isinstance(part, list) or len(part) != size for part in row):
-                raise Unreadable("the data is not nested as the shape says")
+                raise BadRequest("the data is not nested as the shape says")
             row = list(chain.from_iterable(row))  # type: ignore[arg-type]
     try:
         return bytes(row)  # type: ignore[arg-type]
     except (TypeError, ValueError) as exc:
-        raise Unreadable("pixels are integers from 0 to 255") from exc
+        raise BadRequest("pixels are integers from 0 to 255") from exc

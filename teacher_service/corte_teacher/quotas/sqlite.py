@@ -1,0 +1,233 @@
+"""The accounts in an SQLite file, which replicas on one host may share.
+
+WAL with synchronous NORMAL: a commit is in the page cache before it is acknowledged, so a killed process
+loses nothing (https://sqlite.org/wal.html); a power cut may lose the last moments.
+"""
+
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from corte_teacher.errors import Overloaded, StartError
+from corte_teacher.quotas import (
+    GRACE_S,
+    REPEAT_S,
+    REPEATS,
+    Quota,
+    Standing,
+    Window,
+    fingerprint,
+    refusal,
+    require_possible,
+    windows_at,
+)
+
+APPLICATION_ID: Final = 0x43525451  # "CRTQ"
+BUSY_S: Final = 2.0
+_CHECKPOINT: Final = (
+    4000  # pages of 4 KiB in the log before they are synced: 1000, the default, syncs 4x as often
+)
+_TABLES: Final = """
+CREATE TABLE windows (
+    owner TEXT NOT NULL, seconds INTEGER NOT NULL, start INTEGER NOT NULL, spent INTEGER NOT NULL,
+    PRIMARY KEY (owner, seconds, start)
+) WITHOUT ROWID;
+
+CREATE INDEX windows_by_end ON windows (start + seconds);
+
+CREATE TABLE repeats (
+    content BLOB PRIMARY KEY, billed REAL NOT NULL, used INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE INDEX repeats_by_time ON repeats (billed);
+"""
+_STEPS: Final = (_TABLES,)
+"""Step n brings schema n to n + 1; an empty line ends a statement."""
+SCHEMA_VERSION: Final = len(_STEPS)
+
+_SPENT: Final = "SELECT spent FROM windows WHERE owner = ? AND seconds = ? AND start = ?"
+_SPEND: Final = (
+    "INSERT INTO windows VALUES (?, ?, ?, ?)"
+    " ON CONFLICT (owner, seconds, start) DO UPDATE SET spent = spent + excluded.spent"
+)
+_REPEAT: Final = "SELECT 1 FROM repeats WHERE content = ? AND billed > ? AND used < ?"
+_USE: Final = "UPDATE repeats SET used = used + 1 WHERE content = ?"
+_BILL: Final = "INSERT OR REPLACE INTO repeats VALUES (?, ?, 0)"
+# More rows than one call adds, so that what has ended goes away; few, so that no call pays for many.
+_PURGE_WINDOWS: Final = (
+    "DELETE FROM windows WHERE (owner, seconds, start) IN (SELECT owner, seconds, start FROM windows"
+    " WHERE start + seconds <= ? ORDER BY start + seconds LIMIT 16)"
+)
+_PURGE_REPEATS: Final = (
+    "DELETE FROM repeats WHERE content IN"
+    " (SELECT content FROM repeats WHERE billed <= ? ORDER BY billed LIMIT 4)"
+)
+
+
+class SqliteQuotas:
+    """The accounts in the file at `path`, made or migrated. Raises StartError with the remedy.
+
+    Another process may hold the file for `busy_s` seconds; after that a request raises Overloaded.
+    """
+
+    def __init__(self, path: Path, busy_s: float = BUSY_S) -> None:
+        self._path = path
+        self._busy_s = busy_s
+        self._lock = threading.Lock()
+        self._db = _connect(path, busy_s)
+
+    def spend(
+        self, owner: str, quota: Quota, pixels: int, content: bytes, now: float
+    ) -> tuple[Standing, ...]:
+        """See `Quotas.spend`."""
+        windows = windows_at(quota, now)
+        if not windows:
+            return ()
+        require_possible(windows, pixels)
+        seen = None if quota.per_day is None else fingerprint(owner, content)
+        with self._using() as db, _transaction(db):
+            found = [_spent(db, owner, window) for window in windows]
+            before = [spent or 0 for spent in found]
+            repeated = seen is not None and bool(
+                db.execute(_REPEAT, (seen, now - REPEAT_S, REPEATS)).fetchone()
+            )
+            counted = [0 if repeated and window.name == "day" else pixels for window in windows]
+            sums = list(zip(windows, before, counted, strict=True))
+            short = [window for window, spent, more in sums if more and spent + more > window.quota]
+            if short:
+                raise refusal(owner, pixels, short, now)
+            for window, _, more in sums:
+                if more:
+                    db.execute(_SPEND, (owner, window.seconds, window.start, more))
+            if None in found:
+                db.execute(_PURGE_WINDOWS, (now - GRACE_S,))
+            if seen is not None:
+                _remember(db, seen, repeated, now)
+        return tuple(window.standing(spent + more, now) for window, spent, more in sums)
+
+    def standing(self, owner: str, quota: Quota, now: float) -> tuple[Standing, ...]:
+        """See `Quotas.standing`."""
+        windows = windows_at(quota, now)
+        if not windows:
+            return ()
+        with self._using() as db:
+            return tuple(window.standing(_spent(db, owner, window) or 0, now) for window in windows)
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()
+
+    @contextlib.contextmanager
+    def _using(self) -> Iterator[sqlite3.Connection]:
+        if not self._lock.acquire(timeout=self._busy_s):
+            raise Overloaded(f"the quotas in {self._path} are kept busy")
+        try:
+            yield self._db
+        except sqlite3.Error as exc:  # a full disk as well: rather no answer than an unmetered one
+            raise Overloaded(f"the quotas in {self._path} cannot be used: {exc}") from exc
+        finally:
+            self._lock.release()
+
+
+def _spent(db: sqlite3.Connection, owner: str, window: Window) -> int | None:
+    row = db.execute(_SPENT, (owner, window.seconds, window.start)).fetchone()
+    return None if row is None else int(row[0])
+
+
+def _remember(db: sqlite3.Connection, seen: bytes, repeated: bool, now: float) -> None:
+    if repeated:
+        db.execute(_USE, (seen,))
+    else:
+        db.execute(_BILL, (seen, now))
+        db.execute(_PURGE_REPEATS, (now - REPEAT_S - GRACE_S,))
+
+
+@contextlib.contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[None]:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    finally:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+
+
+def _connect(path: Path, busy_s: float) -> sqlite3.Connection:
+    until = time.monotonic() + busy_s
+    while True:
+        try:
+            # SQLite gives its side files the mode of this one: who holds keys is for the operator only
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            db = sqlite3.connect(path, timeout=busy_s, isolation_level=None, check_same_thread=False)
+            try:
+                _prepare(db, path)
+            except BaseException:
+                db.close()
+                raise
+        except OSError as exc:
+            raise StartError(f"the quotas cannot be kept in {path}: {exc.strerror} (--quotas FILE)") from exc
+        except sqlite3.Error as exc:
+            # turning WAL on does not wait for a replica that does the same, whatever the time-out
+            if _code(exc) == sqlite3.SQLITE_BUSY and time.monotonic() < until:
+                time.sleep(0.05)
+                continue
+            raise _failure(path, exc) from exc
+        return db
+
+
+def _prepare(db: sqlite3.Connection, path: Path) -> None:
+    _check_identity(db, path)
+    (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise StartError(f"{path} must lie on a local disk: there is no write-ahead log (it says {mode})")
+    db.execute("PRAGMA synchronous = NORMAL")
+    db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT}")
+    (health,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    if health != "ok":
+        raise sqlite3.DatabaseError(" ".join(health.split()))
+    with _transaction(db):
+        version = _check_identity(db, path)  # once more: a replica may have been quicker
+        for step in _STEPS[version:]:
+            for statement in step.split("\n\n"):
+                db.execute(statement)
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _check_identity(db: sqlite3.Connection, path: Path) -> int:
+    """The schema version, 0 of an empty file. Raises StartError before anything of another's is touched."""
+    (identity,) = db.execute("PRAGMA application_id").fetchone()
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if identity != APPLICATION_ID and tables:
+        raise StartError(f"{path} is another program's database: name another file with --quotas")
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version > SCHEMA_VERSION:
+        raise StartError(
+            f"the quotas in {path} are of a newer corte-teacher (schema {version}, this one reads "
+            f"{SCHEMA_VERSION}): update it, or name another file with --quotas"
+        )
+    return int(version)
+
+
+def _failure(path: Path, exc: sqlite3.Error) -> StartError:
+    code = _code(exc)
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return StartError(f"the quotas in {path} are kept busy by another process: end that one")
+    if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        return StartError(
+            f"{path} is damaged or holds no quotas ({exc}): move it away, which starts all windows anew, "
+            "or name another file with --quotas"
+        )
+    return StartError(f"the quotas cannot be kept in {path} ({exc}): check the disk and its permissions")
+
+
+def _code(exc: sqlite3.Error) -> int:
+    """The primary result code; what our own check of the file found is damage."""
+    return getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF

@@ -1,0 +1,159 @@
+"""All that the routes share: the model that answers now, the keys, the bounds, the accounts, the threads."""
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from corte_teacher.callers import ANYBODY, Caller, Infos
+from corte_teacher.errors import DeadlinePassed, NotReady, QuotaExhausted, Unauthorized
+from corte_teacher.inference import Inference
+from corte_teacher.job import Answer, Job, Question, Stopwatch
+from corte_teacher.keys import KeyRing
+from corte_teacher.model import Model
+from corte_teacher.places import Places
+from corte_teacher.quotas import Quotas, Standing
+from corte_teacher.record import Observer
+from corte_teacher.settings import Settings
+
+_ON_THE_WAY_S = 0.25
+"""A refusal for a deadline leaves this long before it, so that the sender hears it in time."""
+
+
+@dataclass(slots=True)
+class Notes:
+    """What the parts of a request's way write down for its record; one a request."""
+
+    watch: Stopwatch = field(default_factory=Stopwatch)
+    owner: str = ""
+    level: str | None = None
+    revision: str | None = None
+    digest: str | None = None
+    pixels: int = 0
+    batch: int = 0
+    standings: Sequence[Standing] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """The model that answers now. A request takes this once, so that its answer is of one model."""
+
+    model: Model
+    infos: Infos
+
+
+class Service:
+    """One hidden model as a service. Made and used in the event loop; `close` ends the threads."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        model: Model,
+        keys: KeyRing | None,
+        quotas: Quotas | None = None,
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        self.settings = settings
+        self.keys = keys
+        self.observers = observers
+        self.places = Places(settings.queue, settings.max_queue_bytes)
+        self.inference = Inference()
+        self.ready = False
+        self.draining = False
+        self._quotas = quotas
+        self.current = Current(model, Infos(model.info))
+
+    def swap(self, model: Model) -> None:
+        """From now on `model` answers; what is under way ends on the model it began with."""
+        self.current = Current(model, Infos(model.info))
+
+    def close(self) -> None:
+        """End the threads and close the accounts. Blocking."""
+        self.inference.close()
+        if self._quotas is not None:
+            self._quotas.close()
+
+    @property
+    def has_quotas(self) -> bool:
+        """Whether pixels are counted."""
+        return self._quotas is not None
+
+    def keep_quotas(self, quotas: Quotas | None) -> None:
+        """Count pixels from now on, where they were not counted before."""
+        self._quotas = quotas
+
+    def caller(self, authorization: str) -> Caller:
+        """Who sent this Authorization header. Raises Unauthorized."""
+        if self.keys is None:
+            return ANYBODY
+        scheme, _, key = authorization.partition(" ")
+        entry = self.keys.holder(key.strip(), datetime.now(UTC)) if scheme.lower() == "bearer" else None
+        if entry is None:
+            raise Unauthorized("no known key")
+        return Caller(entry.name, entry.grant)
+
+    def require_ready(self) -> None:
+        """Let a question pass once the model has answered one. Raises NotReady."""
+        if not self.ready:
+            raise NotReady("the first forward is not done")
+
+    def require_traffic(self) -> None:
+        """Let new requests be sent here. Raises NotReady before the first forward and in a drain."""
+        self.require_ready()
+        if self.draining:
+            raise NotReady("draining")
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds until what is inside will be answered: the queue by the rate at which it drains."""
+        return self.places.taken * self.inference.seconds
+
+    def begin(
+        self,
+        caller: Caller,
+        current: Current,
+        deadline: float,
+        notes: Notes,
+        body: bytes,
+        read: Callable[[bytes], Question[Answer]],
+    ) -> Job[Answer]:
+        """Set the threads to work on `body`; `read` makes a question of it, in a thread.
+
+        The future of the job ends with the answer or a TeacherServiceError; cancelling it drops the work.
+        """
+
+        def question() -> Question[Answer]:
+            notes.digest = hashlib.sha256(body).hexdigest()
+            asked = read(body)
+            notes.level, notes.pixels = str(asked.asked), asked.picture.pixels
+            return asked
+
+        def admit(pixels: int) -> None:
+            if self._quotas is None:
+                return
+            content = f"{notes.digest} {notes.level}".encode()
+            now = time.time()
+            try:
+                notes.standings = self._quotas.spend(caller.owner, caller.quota, pixels, content, now)
+            except QuotaExhausted:
+                notes.standings = self._quotas.standing(caller.owner, caller.quota, now)
+                raise
+
+        job = Job(caller.owner, current.model, question, admit, deadline, notes.watch)
+        self.inference.submit(job)
+        return job
+
+    def deadline(self, asked_ms: str | None, notes: Notes) -> float:
+        """When a request must be answered, of `time.perf_counter`: the sender's wish within our time-out.
+
+        Raises DeadlinePassed where the queue is already longer than that.
+        """
+        within = self.settings.answer_timeout_s
+        if asked_ms is not None and asked_ms.isdecimal():  # anything else is as if it had not been sent
+            asked = int(asked_ms[:12]) / 1000
+            within = min(within, asked - min(_ON_THE_WAY_S, asked / 4))
+        waited = (self.places.queue_of(notes.owner) + 1) * self.inference.seconds
+        if waited > within:
+            raise DeadlinePassed(f"{waited:.1f} s of work wait, {within:.1f} s are left", self.wait_s)
+        return notes.watch.began + within
