@@ -8,6 +8,7 @@ third part do not retry; the second part's client is the student's own endpoint.
 import argparse
 import asyncio
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -74,7 +75,7 @@ def nginx(folder: Path, ports: list[int]) -> Iterator[str]:
     servers = "".join(f"server 127.0.0.1:{port} max_fails=1 fail_timeout=1s;" for port in ports)
     config = folder / "nginx.conf"
     config.write_text(
-        f"daemon off; pid {folder}/pid; error_log {folder}/error.log; events {{}}\n"
+        f"{'user root; ' if os.getuid() == 0 else ''}daemon off; pid {folder}/pid; error_log {folder}/error.log; events {{}}\n"
         f"http {{ access_log off; client_max_body_size 20m; client_body_temp_path {folder}/body;\n"
         f"proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u;\n"
         f"scgi_temp_path {folder}/s; upstream teachers {{ {servers} keepalive 16; }}\n"
@@ -108,7 +109,7 @@ async def rolling(folder: Path, body: bytes, requests: int) -> dict[str, Any]:
                     await endpoint.predict(body, "image/jpeg", Disclosure(1, 0))
                     answered += 1
                 except Exception as exc:  # whatever it is, the image was lost
-                    lost[type(exc).__name__] += 1
+                    lost[f"{type(exc).__name__}: {exc}"[:200]] += 1
 
         with ExitStack() as first, ExitStack() as second:
             stacks = [first, second]

@@ -3,13 +3,15 @@
 Rule 1: never wait for a batch to fill. Rule 2: a batch size is used for an image size only after a trial at
 load in which every class plane was bit-identical to the one of the image alone, the 8-bit scores within 1,
 and the time an image at most `MARGIN` of the time alone. On a CPU that is usually no batch size at all.
-Rule 3: times are learnt on from real forwards; a batch size that no longer pays rests. Rule 4: a batch that
+Rule 3: times are learnt on from real forwards; a batch size that no longer pays rests, and is then tried once
+more. Rule 4: a batch that
 fails is taken apart, so that one image never harms its neighbours; out of memory it is halved, and what did
 not fit is not tried again for a while.
 """
 
 import logging
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
@@ -49,7 +51,10 @@ class BatchBackend(Protocol):
 
 @dataclass(slots=True)
 class _Known:
-    """What is known of one batch size at one image size: seconds an image, and until when it rests."""
+    """What is known of one batch size at one image size: seconds an image, and until when it rests.
+
+    After a rest `rests_until` stays until the first real forward has shown whether the batch size pays again.
+    """
 
     seconds: float
     rests_until: float = 0.0
@@ -96,6 +101,9 @@ class Batches:
     def size_for(self, size: Size, waiting: int) -> int:
         """How many of `waiting` images of a size to take together now: 1 where batching does not pay."""
         usable = [n for n in self._usable(size) if n <= waiting]
+        rested = [n for n in usable if self._known[size][n].rests_until]
+        if rested:  # what is known of these is old
+            return max(rested)
         return min(usable, key=lambda n: self._known[size][n].seconds, default=1)
 
     def seconds(self, pixels: int) -> float:
@@ -107,20 +115,28 @@ class Batches:
         if len(images) == 1 or self._many is None:
             return [self._alone(image) for image in images]
         size = (images[0].shape[0], images[0].shape[1])
+        result = self._together(size, images)
+        if isinstance(result, list):
+            return [*result]
+        if not isinstance(result, OutOfMemory | MemoryError):
+            log.info("a batch of %d failed and is run image by image", len(images), exc_info=result)
+            return [self._alone(image) for image in images]
+        self._rest(size, len(images))
+        half = len(images) // 2
+        return [*self.run(images[:half]), *self.run(images[half:])]
+
+    def _together(self, size: Size, images: Sequence[UInt8]) -> list[Planes] | Exception:
+        """One forward of all images, or why there was none."""
+        assert self._many is not None
         began = self._clock()
         try:
-            planes = self._many.predict_many(images)
+            planes = list(self._many.predict_many(images))
             if len(planes) != len(images):
                 raise ValueError(f"{len(planes)} answers to {len(images)} images")
-        except (OutOfMemory, MemoryError):
-            self._rest(size, len(images), "no memory")
-            half = len(images) // 2
-            return [*self.run(images[:half]), *self.run(images[half:])]
-        except Exception:
-            log.info("a batch of %d failed and is run image by image", len(images), exc_info=True)
-            return [self._alone(image) for image in images]
+        except Exception as exc:
+            return _emptied(exc)
         self._learn(size, len(images), (self._clock() - began) / len(images))
-        return list(planes)
+        return planes
 
     def _alone(self, image: UInt8) -> Planes | Exception:
         began = self._clock()
@@ -128,10 +144,10 @@ class Batches:
             planes = self._backend.predict(image)
         except MemoryError as exc:
             failed = OutOfMemory("no memory for one image")
-            failed.__cause__ = exc
+            failed.__cause__ = _emptied(exc)
             return failed
         except Exception as exc:  # a backend is foreign code: whatever it raises is this image's answer
-            return exc
+            return _emptied(exc)
         self._learn((image.shape[0], image.shape[1]), 1, self._clock() - began)
         return planes
 
@@ -169,18 +185,23 @@ class Batches:
         known = self._known.get(size, {})
         if n not in known:
             return
-        found = known[n]
-        found.seconds += (seconds - found.seconds) * _SMOOTH
-        bar = MARGIN if found.rests_until == 0.0 else _BACK
-        if n > 1 and found.seconds > bar * known[1].seconds:
-            self._rest(size, n, "it does not pay")
+        found, now = known[n], self._clock()
+        rested = 0.0 < found.rests_until <= now
+        found.seconds += (seconds - found.seconds) * (1.0 if rested else _SMOOTH)
+        if n == 1 or found.rests_until > now:  # a part of a larger batch that failed
+            return
+        if found.seconds > (_BACK if rested else MARGIN) * known[1].seconds:
+            found.rests_until = now + _REST_S
+            log.info("batches of %d at %dx%d rest: they do not pay", n, *size)
+        else:
+            found.rests_until = 0.0
 
-    def _rest(self, size: Size, n: int, why: str) -> None:
-        """Do not use a batch size, nor a larger one, for a while."""
+    def _rest(self, size: Size, n: int) -> None:
+        """There was no memory for a batch size: use neither it nor a larger one for a while."""
         for other, found in self._known.get(size, {}).items():
             if other >= n > 1:
                 found.rests_until = self._clock() + _REST_S
-        log.info("batches of %d at %dx%d rest: %s", n, *size, why)
+        log.info("batches of %d and more at %dx%d rest: no memory", n, *size)
 
     def _timed(self, work: Callable[[], object]) -> float:
         """Seconds of one call: the best of a few, since other work only ever adds."""
@@ -200,3 +221,12 @@ def _same(one: Planes, other: Planes) -> bool:
         return one[1] is other[1]
     steps = quantise(one[1]).astype(np.int16) - quantise(other[1]).astype(np.int16)
     return bool(np.abs(steps).max() <= 1)
+
+
+def _emptied(exc: Exception) -> Exception:
+    """A failure without the arrays in the frames behind it, which would live as long as it does."""
+    link: BaseException | None = exc
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
+    return exc

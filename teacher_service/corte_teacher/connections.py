@@ -92,6 +92,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._tail = b""
         self._left: int | None = None  # bytes of the body still to come; None for chunks
         self._body = 0
+        self._framing: tuple[bytes, bytes] | None = None
+        self._skipped = False  # the parser takes a request that asks for an upgrade to have no body
+        self._repeated = False  # a head that is parsed again, for its body
 
     # What the transport tells
 
@@ -143,6 +146,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A head begins."""
+        if self._repeated:
+            return
         self._begun = True
         super().on_message_begin()
 
@@ -153,6 +158,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begin to answer. Whatever is raised here is answered as bad HTTP."""
+        if self._repeated:
+            return
         answering = _Answering(self, self._application)
         self.app = answering
         super().on_headers_complete()
@@ -161,8 +168,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = self._begun = False
         self._plain = self._body = 0
         self._tail = b""
-        lengths = [value for name, value in self.headers if name == b"content-length"]
-        self._left = int(lengths[0]) if lengths else None
+        fields = (field for field in self.headers if field[0] in (b"content-length", b"transfer-encoding"))
+        self._framing = next(fields, None)
+        name, value = self._framing or (b"", b"")
+        self._left = int(value) if name == b"content-length" else None
+        self._skipped = self.parser.should_upgrade() and self._framing is not None
         self._stop_waiting()
 
     def on_body(self, body: bytes) -> None:
@@ -175,6 +185,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The next bytes are a head."""
+        if self._skipped:
+            return
         self._in_head = True
         self._plain = 0
         self._stop_waiting()
@@ -216,9 +228,9 @@ class BoundedProtocol(HttpToolsProtocol):
         owed, body, in_head = self._owed, self._body, self._in_head
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as exc:  # this service speaks nothing else: what follows is HTTP
-            rest = data[exc.args[0] :]
-            if rest:
+        except httptools.HttpParserUpgrade as exc:
+            self._pass_upgrade()
+            if rest := data[exc.args[0] :]:
                 self._feed(rest)
             return
         except httptools.HttpParserError:
@@ -228,6 +240,13 @@ class BoundedProtocol(HttpToolsProtocol):
             self._plain += len(data)
             if self._plain >= self.bounds.max_head_bytes:
                 self._refuse("head-too-large")
+
+    def _pass_upgrade(self) -> None:
+        """Nothing is upgraded: what follows is the request's body, which the parser must be told of again."""
+        if self._skipped and self._framing is not None:
+            self._skipped, self._repeated = False, True
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n" + b": ".join(self._framing) + _HEAD_END)
+            self._repeated = False
 
     # Waiting
 

@@ -9,6 +9,7 @@ from PIL import Image as Pillow
 
 from corte_protocol import Image, Limits
 from corte_teacher.errors import InvalidRequest, TooLarge, Unreadable
+from corte_teacher.shortage import is_short
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _EIGHT_BIT = {"RGB", "L", "1", "P", "PA", "LA", "RGBA", "RGBX", "CMYK", "YCbCr"}
@@ -44,9 +45,9 @@ def open_picture(body: bytes | memoryview, limits: Limits) -> Picture:
         raise TooLarge("too many pixels")
     if picture.mode not in _EIGHT_BIT:
         raise InvalidRequest(f"mode {picture.mode}")
-    if picture.format != "MPO" and getattr(picture, "n_frames", 1) != 1:
+    if picture.format in ("PNG", "WEBP") and getattr(picture, "n_frames", 1) != 1:
         raise InvalidRequest("more than one frame")
-    return Picture(picture.height, picture.width, lambda: _decoded(picture))
+    return Picture(picture.height, picture.width, lambda: _decoded(picture, body))
 
 
 def read_image(body: bytes | memoryview, limits: Limits) -> Image:
@@ -54,7 +55,7 @@ def read_image(body: bytes | memoryview, limits: Limits) -> Image:
     return open_picture(body, limits).decode()
 
 
-def _decoded(picture: Pillow.Image) -> Image:
+def _decoded(picture: Pillow.Image, body: bytes | memoryview) -> Image:
     with picture:
         try:
             if picture.mode in ("P", "PA"):  # straight to RGB, Pillow warns about transparent palettes
@@ -65,4 +66,6 @@ def _decoded(picture: Pillow.Image) -> Image:
                 pixels = np.asarray(picture.convert("RGB"))
         except Exception as exc:  # as above: truncated, corrupt, or worse
             raise Unreadable("no readable pixels") from exc
+    if picture.format == "PNG" and is_short(body, pixels):
+        raise Unreadable("fewer pixels than the header promises")
     return Image(pixels)

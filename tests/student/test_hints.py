@@ -62,7 +62,14 @@ def test_a_wait_that_makes_no_sense_is_none(value: str) -> None:
         ({"RateLimit": '"burst";r=50;t=5, "day";r=900;t=36000'}, RateHint(900, 36000.0)),
         ({"RateLimit": '"burst";r=0;t=5, "day";r=0;t=36000'}, RateHint(0, 36000.0)),
         # bytes are not requests
-        ({"RateLimit": '"a";r=3;t=5', "RateLimit-Policy": '"a";q=100;w=60;qu="bytes"'}, RateHint(3, 5.0)),
+        ({"RateLimit": '"a";r=0;t=5', "RateLimit-Policy": '"a";q=100;w=60;qu="bytes"'}, RateHint(0, 5.0)),
+        (
+            {
+                "RateLimit": '"minute";r=9000;t=5, "calls";r=3;t=7',
+                "RateLimit-Policy": '"minute";q=60000;w=60;qu="pixels", "calls";q=10;w=60',
+            },
+            RateHint(3, 7.0, 10, 60.0),
+        ),
         ({"RateLimit": "limit=100, remaining=50, reset=30"}, RateHint(50, 30.0)),
         (
             {"RateLimit-Remaining": "7", "RateLimit-Reset": "30", "RateLimit-Policy": "100;w=60"},

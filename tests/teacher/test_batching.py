@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -122,13 +123,66 @@ def test_batches_that_stop_paying_rest() -> None:
     for _ in range(20):
         batches.run([image(1)] * 2)
     assert batches.size_for(SIZE, 2) == 1
-    costs[1] = 0.5
-    backend.now += 601
-    for _ in range(40):
+
+
+def test_one_forward_after_its_rest_decides_whether_a_batch_size_pays_again() -> None:
+    """After the rest one batch is tried: a slow one rests once more, a fast one is back for good."""
+    costs = [1.0, 0.5]
+    backend = Fragile(cost=costs)
+    batches = Batches(backend, most=2, clock=backend.clock)
+    batches.try_out([SIZE])
+    costs[1] = 4.0
+    while batches.size_for(SIZE, 2) == 2:
         batches.run([image(1)] * 2)
-    assert batches.size_for(SIZE, 2) in (1, 2)
     backend.now += 601
     assert batches.size_for(SIZE, 2) == 2
+    batches.run([image(1)] * 2)
+    assert batches.size_for(SIZE, 2) == 1
+    costs[1] = 0.5
+    backend.now += 601
+    batches.run([image(1)] * 2)
+    assert batches.size_for(SIZE, 2) == 2
+
+
+def test_a_batch_size_that_does_not_pay_leaves_the_larger_ones() -> None:
+    """Where two together became slow, four that pay are taken; lack of memory rests larger ones too."""
+    costs = [1.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
+    backend = Fragile(cost=costs)
+    batches = Batches(backend, clock=backend.clock)
+    batches.try_out([SIZE])
+    costs[1] = 9.0
+    batches.run([image(1)] * 2)
+    assert (batches.size_for(SIZE, 2), batches.size_for(SIZE, 4)) == (1, 4)
+    backend.room = 1
+    batches.run([image(1)] * 4)
+    assert batches.size_for(SIZE, 8) == 1
+
+
+class Wasteful:
+    """An operator's backend that fails while it holds a large array, and remembers the last one weakly."""
+
+    batches = True
+    last: weakref.ref[UInt8]
+
+    def predict(self, pixels: UInt8) -> Planes:
+        """Never answers."""
+        return self.predict_many([pixels])[0]
+
+    def predict_many(self, pixels: Sequence[UInt8]) -> list[Planes]:
+        """Lacks memory, while its array lives, unless for one image: then it fails in another way."""
+        held = np.zeros(1000, np.uint8)
+        if len(pixels) > 1:
+            assert getattr(self, "last", lambda: None)() is None, "what failed before still holds memory"
+        self.last = weakref.ref(held)
+        raise OutOfMemory("no room") if len(pixels) > 1 else RuntimeError("poisoned")
+
+
+def test_a_failure_holds_no_memory() -> None:
+    """What a failed forward allocated is gone before its halves run, and while its exception is kept."""
+    backend = Wasteful()
+    results = Batches(backend).run([image(1)] * 4)
+    assert all(isinstance(result, RuntimeError) for result in results)
+    assert backend.last() is None
 
 
 def test_batches_that_change_a_label_are_never_used() -> None:

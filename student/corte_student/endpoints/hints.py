@@ -97,11 +97,13 @@ def _room(hint: RateHint) -> tuple[float, float]:
 
 def _fields(value: str, policy: str) -> Iterator[RateHint]:
     """The members of RateLimit: `"name";r=9;t=5`, or `limit=10, remaining=9, reset=5` of version 07."""
-    policies = _policy(policy)
+    policies, other = _policy(policy), _of_other_units(policy)
     elder: dict[str, float] = {}
     for item in _ITEMS.findall(value):
         name, parameters = _item(item)
         remaining, reset = _number(parameters.get("r")), _number(parameters.get("t"))
+        if name in other and remaining:  # what is left of pixels or bytes is no number of requests; none is
+            continue
         if remaining is not None and reset is not None and max(remaining, reset) <= _MOST_REQUESTS:
             quota, window = policies.get(name, (None, None))
             yield RateHint(int(remaining), min(reset, LONGEST_S), quota, window)
@@ -133,6 +135,12 @@ def _policy(value: str) -> dict[str | None, tuple[int | None, float | None]]:
     if len(found) == 1:
         found[None] = next(iter(found.values()))
     return found
+
+
+def _of_other_units(value: str) -> set[str]:
+    """The names of the policies that count something else than requests, such as a teacher's pixels."""
+    items = map(_item, _ITEMS.findall(value))
+    return {name for name, found in items if found.get("qu", "requests").strip('"') != "requests"}
 
 
 def _item(text: str) -> tuple[str, dict[str, str]]:

@@ -1,0 +1,1 @@
+"""What serving costs: this service beside four others, all behind the same model, questions and client."""

@@ -1,0 +1,67 @@
+"""PNGs whose data end before their pixels: Pillow leaves the rest black and says nothing.
+
+Strategy: rows that were never filled are black, so only a picture with a black row at its end is counted, by
+inflating its data once more, up to what its header promises (PNG specification, third edition, 7 and 8).
+"""
+
+import zlib
+from collections.abc import Iterator
+from typing import Final
+
+from corte_protocol.types import UInt8
+
+_SAMPLES: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+_PASSES: Final = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
+_STEP: Final = 1 << 16
+
+
+def is_short(body: bytes | memoryview, pixels: UInt8) -> bool:
+    """Whether the PNG in `body`, decoded to `pixels` uint8 [H, W, 3], holds fewer than it promises."""
+    ends = pixels[-2:].any(axis=(1, 2))  # interlaced, the last row or the one before is in the last pass
+    return not ends.all() and _held(body) < _promised(body)
+
+
+def _promised(body: bytes | memoryview) -> int:
+    """Bytes of all rows with their filter types, as the header says."""
+    width, height = (int.from_bytes(body[at : at + 4], "big") for at in (16, 20))
+    bits = body[24] * _SAMPLES[body[25]]
+    if not body[28]:
+        return _rows(width, height, bits)
+    return sum(
+        _rows(-(-(width - x) // dx), -(-(height - y) // dy), bits)
+        for x, y, dx, dy in _PASSES
+        if width > x and height > y
+    )
+
+
+def _rows(width: int, height: int, bits: int) -> int:
+    return height * (1 + -(-width * bits // 8))
+
+
+def _held(body: bytes | memoryview) -> int:
+    """Bytes that the data inflate to."""
+    inflate = zlib.decompressobj()
+    count = 0
+    for data in _data(body):
+        while data and not inflate.eof:
+            count += len(inflate.decompress(data, _STEP))
+            data = inflate.unconsumed_tail
+    return count + len(inflate.flush())
+
+
+def _data(body: bytes | memoryview) -> Iterator[bytes | memoryview]:
+    """The contents of the IDAT chunks."""
+    at = 8
+    while at + 8 <= len(body):
+        length = int.from_bytes(body[at : at + 4], "big")
+        if body[at + 4 : at + 8] == b"IDAT":
+            yield body[at + 8 : at + 8 + length]
+        at += 12 + length
