@@ -9,8 +9,8 @@ from foreign.environments import SCHEMATHESIS, environment, talk
 from internals import leaks
 from serving import running_teacher
 
-pytestmark = pytest.mark.foreign
-EXAMPLES = 250
+pytestmark = [pytest.mark.foreign, pytest.mark.timeout(600)]
+EXAMPLES = 400
 
 
 def test_made_up_requests_leak_nothing(tmp_path: Path) -> None:
@@ -21,7 +21,7 @@ def test_made_up_requests_leak_nothing(tmp_path: Path) -> None:
         found = talk(environment("schemathesis", SCHEMATHESIS), "schemathesis_fuzz.py", job, timeout=280)
     counts = {int(status): count for status, count in found["statuses"].items()}
     assert sum(counts.values()) > 2000, counts
-    assert max(counts) < 500, counts
-    assert {200, 422} <= set(counts) or {200, 400} <= set(counts)
+    assert {status for status in counts if status >= 500} <= {503}, counts  # 503: deadlines of a millisecond
+    assert {200, 403, 404, 422} <= set(counts)
     for answer in found["answers"]:
         assert not leaks(answer.encode()), answer

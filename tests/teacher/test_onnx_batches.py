@@ -44,9 +44,10 @@ def load(path: Path, card: Card, level: str) -> OnnxBackend:
 def load_plain(path: Path, card: Card, level: str) -> OnnxBackend:
     """The same model under the head without tiles, which GPUs and old opsets get."""
     model = onnx.load(path)
-    append_head(model, card, Disclosure.parse(level, len(card.outputs)))
+    ceiling = Disclosure.parse(level, len(card.outputs))
+    append_head(model, card, ceiling)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return OnnxBackend(session, card.input, len(card.classes), True)
+    return OnnxBackend(session, card, ceiling, True)
 
 
 def same(one: Planes, other: Planes) -> bool:

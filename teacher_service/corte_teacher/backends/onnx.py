@@ -10,6 +10,7 @@ size, T tiles of r rows.
 """
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +28,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 from corte_protocol import VOID, Disclosure
 from corte_protocol.types import Float16, UInt8
 from corte_teacher.backends.prepare import prepare
-from corte_teacher.card import Card, Input
+from corte_teacher.card import Card
 from corte_teacher.errors import OutOfMemory, StartError
 
 _SIZE, _CROP, _CLASSES, _SCORES = "corte_size", "corte_crop", "corte_classes", "corte_scores"
@@ -43,13 +44,11 @@ _FEW_TILED: Final = 8
 _TILE_FLOATS: Final = 1 << 18
 _FAR: Final = 3e38  # more than twice any clipped logit, and finite
 # What onnxruntime says when there is no memory, by its own allocators, by C++ and by CUDA's libraries.
-_NO_MEMORY: Final = (
-    "failed to allocate memory",
-    "bad_alloc",
-    "bad allocation",
-    "out of memory",
-    "alloc_failed",
-)
+_NO_MEMORY: Final = re.compile("(?i)failed to allocate memory|bad.alloc|out of memory|alloc_failed")
+# Floats of dense maps, N C H W, beyond which a forward gives its memory back afterwards: after one 3000x6000
+# image the street model holds 180 MB, and 932 otherwise. With no arena at all each map is made of fresh
+# pages: 40 ms more for 19x512x1024, 35 for 9x1024x2048.
+_LARGE: Final = 1 << 26
 
 
 class OnnxBackend:
@@ -59,17 +58,19 @@ class OnnxBackend:
     """
 
     def __init__(
-        self, session: onnxruntime.InferenceSession, spec: Input, classes: int, batches: bool
+        self, session: onnxruntime.InferenceSession, card: Card, ceiling: Disclosure, batches: bool
     ) -> None:
         self.batches = batches
         self._session = session
-        self._spec = spec
-        self._classes = classes
+        self._spec = card.input
+        self._classes = len(card.classes)
+        self._k = ceiling.top_k
         names = [i.name for i in session.get_inputs()]
         self._input = next(name for name in names if name not in (_SIZE, _CROP, _FROM, _TO))
         self._cuts = _CROP in names
         self._tiles = _FROM in names
-        self._scores = len(session.get_outputs()) == 2
+        self._outputs = _outputs(ceiling)
+        self._tight = False
 
     def predict(self, pixels: UInt8) -> tuple[UInt8, Float16 | None]:
         """See `Backend.predict`. Raises OutOfMemory when there is too little; the session lives on."""
@@ -82,9 +83,11 @@ class OnnxBackend:
         try:
             return self._run(pixels)
         except MemoryError as exc:
+            self._tight = True
             raise OutOfMemory(f"no memory around the model: {exc}") from exc
         except Exception as exc:  # onnxruntime raises a dozen pybind classes without a common public root
-            if any(words in str(exc).lower() for words in _NO_MEMORY):
+            if _NO_MEMORY.search(str(exc)):
+                self._tight = True
                 raise OutOfMemory(f"no memory in the model: {exc}") from exc
             raise
 
@@ -94,14 +97,31 @@ class OnnxBackend:
         arrays = [image.array for image in prepared]
         feed = {self._input: arrays[0] if len(arrays) == 1 else np.concatenate(arrays)}
         feed[_SIZE] = np.array(size, np.int64)
-        rows = height
+        shape: tuple[int, ...] = (len(arrays), self._k, height, width)
         if self._tiles:
             rows = max(1, min(height, _TILE_FLOATS // (self._classes * width)))
             feed[_FROM], feed[_TO] = _tiles(len(arrays), height, width, rows)
+            shape = (len(feed[_FROM]), 1, self._k, rows, width)
         elif self._cuts:
             feed[_CROP] = np.array((height, width), np.int64)
-        answers = [_untiled(planes, len(arrays), height) for planes in self._session.run(None, feed)]
-        return list(zip(answers[0], answers[1] if self._scores else [None] * len(arrays), strict=True))
+        large = len(arrays) * self._classes * size[0] * size[1] > _LARGE
+        outputs = [_untiled(planes, len(arrays), height) for planes in self._bound(feed, shape, large)]
+        return list(zip(outputs[0], outputs[1] if len(outputs) == 2 else [None] * len(arrays), strict=True))
+
+    def _bound(self, feed: dict[str, Any], shape: tuple[int, ...], large: bool) -> list[npt.NDArray[Any]]:
+        """A run into arrays of ours: outputs in the arena would keep its memory from being given back."""
+        options = onnxruntime.RunOptions()
+        if (large or self._tight) and len(self._session.get_providers()) == 1:
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        outputs = [np.empty(shape, helper.tensor_dtype_to_np_dtype(dtype)) for _, dtype in self._outputs]
+        binding = self._session.io_binding()
+        for name, array in feed.items():
+            binding.bind_cpu_input(name, array)
+        for (name, _), array in zip(self._outputs, outputs, strict=True):
+            binding.bind_output(name, "cpu", 0, array.dtype.type, shape, array.ctypes.data)
+        self._session.run_with_iobinding(binding, options)
+        self._tight = False
+        return outputs
 
 
 def _tiles(images: int, height: int, width: int, rows: int) -> tuple[npt.NDArray[np.int64], ...]:
@@ -141,10 +161,6 @@ def build(model: Path, card: Card, ceiling: Disclosure, threads: int) -> OnnxBac
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    # The arena never gives back: after one image of 32 megapixels the street model held 1,760 MB with it and
-    # 190 without. At 256x512 going without costs 0.4 of 14.5 ms, at 1024x2048 35 of 90 (pages made anew).
-    # memory.enable_memory_arena_shrinkage gave nothing back (1,850 MB): the outputs lie in the same regions.
-    options.enable_cpu_mem_arena = False
     # Idle threads that spin steal the cores from a student on the same machine.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry(
@@ -154,7 +170,7 @@ def build(model: Path, card: Card, ceiling: Disclosure, threads: int) -> OnnxBac
         session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=providers)
     except Exception as exc:  # as in predict_many
         raise StartError(f"{model} does not start with the head its card asks for: {exc}") from exc
-    return OnnxBackend(session, card.input, len(card.classes), batches)
+    return OnnxBackend(session, card, ceiling, batches)
 
 
 def _takes_batches(graph: GraphProto) -> bool:
