@@ -1,6 +1,6 @@
 """Bodies that mean harm, or are broken: more than 300 of them, the same at every run.
 
-Each is refused whatever the service's limits are, given that images above 1 megapixel or bodies above 2 MiB are.
+Each is refused by a service whose limits are at most 1 megapixel and 2 MiB.
 """
 
 import gzip

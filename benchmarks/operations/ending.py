@@ -75,7 +75,8 @@ def nginx(folder: Path, ports: list[int]) -> Iterator[str]:
     servers = "".join(f"server 127.0.0.1:{port} max_fails=1 fail_timeout=1s;" for port in ports)
     config = folder / "nginx.conf"
     config.write_text(
-        f"{'user root; ' if os.getuid() == 0 else ''}daemon off; pid {folder}/pid; error_log {folder}/error.log; events {{}}\n"
+        f"{'user root; ' if os.getuid() == 0 else ''}daemon off; pid {folder}/pid;\n"
+        f"error_log {folder}/error.log; events {{}}\n"
         f"http {{ access_log off; client_max_body_size 20m; client_body_temp_path {folder}/body;\n"
         f"proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u;\n"
         f"scgi_temp_path {folder}/s; upstream teachers {{ {servers} keepalive 16; }}\n"

@@ -1,5 +1,6 @@
 """From settings to a model, its keys and its accounts, at the start and at every reload."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +64,7 @@ def quotas_for(settings: Settings, keys: KeyRing | None) -> Quotas | None:
     grants = () if keys is None else tuple(entry.grant for entry in keys.entries)
     if all(g.pixels_per_minute is None and g.pixels_per_day is None for g in grants):
         return None
-    assert settings.keys is not None
+    assert settings.keys is not None and keys is not None
     where = settings.quotas or str(Path(settings.keys).with_name("teacher-quotas.sqlite"))
-    return open_quotas(where)
+    # replicas share the salt, and with it their accounts; other services on the same Redis do not
+    return open_quotas(where, hashlib.sha256(b"quotas" + keys.salt).hexdigest()[:32])

@@ -259,13 +259,13 @@ class QuotasContract:
     def test_a_lost_answer_can_be_asked_again_on_a_spent_day(self, new_place: Callable[[], Place]) -> None:
         """A free repeat passes where the day has nothing left, and a new content does not."""
         quotas, quota = new_place().open(), Quota(None, 10)
-        quotas.spend("o", quota, 10, b"x", NOON)
-        (left,) = quotas.spend("o", quota, 10, b"x", NOON + 599)
+        quotas.spend("o", quota, 10, b"x", NOON + 0.00004)
+        (left,) = quotas.spend("o", quota, 10, b"x", NOON + 600.00003)
         assert left.remaining == 0
         with pytest.raises(QuotaExhausted):
             quotas.spend("o", quota, 1, b"y", NOON)
         with pytest.raises(QuotaExhausted):
-            quotas.spend("o", quota, 10, b"x", NOON + 600)
+            quotas.spend("o", quota, 10, b"x", NOON + 600.00005)
         quotas.close()
 
     def test_a_refusal_says_when_the_last_refusing_window_ends(self, new_place: Callable[[], Place]) -> None:

@@ -25,7 +25,7 @@ def test_the_corpus_is_what_it_says() -> None:
 
 @pytest.mark.timeout(240)
 def test_every_hostile_body_is_refused(tiny: Path, pixels: UInt8, encode: Encode) -> None:
-    """Each gets the fixed 4xx document within 100 ms beyond a valid image's time; memory grows below 50 MiB."""
+    """Each gets its 4xx within 100 ms beyond a valid image's time; memory grows by less than 50 MiB."""
     args = ["--backend", "onnx", "--model", str(tiny), "--open"]
     args += ["--max-pixels", str(1_000_000), "--max-body-bytes", str(2 * MIB)]
     with teacher_process(args) as teacher:

@@ -89,12 +89,13 @@ def test_any_size_is_put_together_again(tiny: Path, height: int, width: int) -> 
     assert same(load(tiny, card, "margin").predict(image), load_plain(tiny, card, "margin").predict(image))
 
 
+@pytest.mark.parametrize("level", ["labels", "margin", "full"])
 @pytest.mark.parametrize("opset", [11, 17])
 @pytest.mark.parametrize("name", [*CARDS, "labels"])
-def test_company_changes_no_answer(tmp_path: Path, name: str, opset: int) -> None:
+def test_company_changes_no_answer(tmp_path: Path, name: str, opset: int, level: str) -> None:
     """Two, three and eight images of one size get what each gets alone: classes bit for bit."""
     card = Card.model_validate(CARDS.get(name) or card_data(output={"kind": "labels", "layout": "nhw"}))
-    level = "labels" if name == "labels" else "margin"
+    level = "labels" if name == "labels" else level
     backend = load(write_model(tmp_path / "m.onnx", card, opset=opset), card, level)
     assert backend.batches
     for size in ((5, 9), (211, 700)):
@@ -204,3 +205,30 @@ def test_too_little_memory_ends_one_image_and_nothing_else(tmp_path: Path, name:
     command = [sys.executable, "-c", LIMITED, str(model), str(spare)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.strip() == "lives", done.stderr[-2000:]
+
+
+RETURNED = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from corte_protocol import Disclosure
+from corte_teacher.backends import find_source, load_backend
+
+def held():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() >> 20
+
+backend = load_backend(find_source("onnx", Path(sys.argv[1]), None), Disclosure(2, 8), 1)
+large, small = np.zeros((4000, 4000, 3), np.uint8), np.zeros((64, 96, 3), np.uint8)
+backend.predict(small)
+before = held()
+backend.predict(large)
+after = held()
+assert after < before + 100, f"after a large image {after} MB, {before} before"
+"""
+
+
+def test_a_large_image_does_not_stay_in_memory(tiny: Path) -> None:
+    """After an image whose dense maps take 320 MB the process is at most 100 MB larger than before."""
+    command = [sys.executable, "-c", RETURNED, str(tiny)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -35,10 +35,8 @@ _SIZE, _CROP, _CLASSES, _SCORES = "corte_size", "corte_crop", "corte_classes", "
 _FROM, _TO, _TURN, _GO = "corte_from", "corte_to", "corte_turn", "corte_go"
 _OLDEST_OPSET: Final = 11  # Resize with sizes and half_pixel
 _TILES_OPSET: Final = 12  # Min of uint8
-# Up to here K masked arg-maxes beat TopK. 19x1024x2048, K=2, two cores: 175 against 252 ms.
-_FEW: Final = 3
-# The same in tiles, K=5: 78 against 137 ms for 19x512x1024 on one core; TopK itself gains nothing by tiles.
-_FEW_TILED: Final = 8
+_FEW: Final = 3  # up to here K masked arg-maxes beat TopK: 19x1024x2048, K=2, two cores: 175 against 252 ms
+_FEW_TILED: Final = 6  # in tiles: 19x512x1024, K=5, one core: 78 against 137 ms; TopK gains nothing by tiles
 # Floats of one tile, with its classes. 19x512x1024, K=2, one core: tiles of 0.3 MB 45 ms, 0.6 MB 39,
 # 1.2 MB 35, 2.4 MB 39, 4.8 MB 50; all at once 111. Two cores have the same best.
 _TILE_FLOATS: Final = 1 << 18
@@ -52,10 +50,7 @@ _LARGE: Final = 1 << 26
 
 
 class OnnxBackend:
-    """One inference session over the merged graph.
-
-    `batches` tells whether the model takes several images at once: false where its file fixes that axis.
-    """
+    """One session over the merged graph. `batches` is false where the model's file fixes that axis."""
 
     def __init__(
         self, session: onnxruntime.InferenceSession, card: Card, ceiling: Disclosure, batches: bool
