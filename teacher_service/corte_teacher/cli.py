@@ -3,6 +3,7 @@
 import logging
 import sys
 import warnings
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -100,8 +101,8 @@ def _start_page(settings: Settings, teacher: Any, url: str) -> None:
     if teacher.keys is None:
         access = "open: no key asked for"
     else:
-        names = ", ".join(entry.name for entry in teacher.keys.entries)
-        access = f"{len(teacher.keys.entries)} key(s): {names}"
+        live = [entry.name for entry in teacher.keys.entries if entry.live(datetime.now(UTC))]
+        access = f"{len(live)} key(s): {', '.join(sorted(set(live)))}"
     print(f"CoRTe teacher, listening on {url}")
     print(f"  classes      {len(info.classes)}: {', '.join(info.classes)}")
     print(f"  disclosure   {info.disclosure} (the most a client can get)")

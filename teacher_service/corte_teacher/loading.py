@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from corte_protocol import InvalidValue, Limits, TeacherInfo
@@ -33,9 +34,9 @@ class Teacher:
 def load_teacher(settings: Settings) -> Teacher:
     """Load everything that the settings name. Raises StartError with the remedy."""
     keys = None if settings.keys is None else read_keys(settings.keys)
-    if keys is not None and not keys.entries:
+    if keys is not None and not any(entry.live(datetime.now(UTC)) for entry in keys.entries):
         raise StartError(
-            f"{settings.keys} holds no key: corte-teacher keys create NAME --keys {settings.keys}"
+            f"{settings.keys} holds no live key: corte-teacher keys create NAME --keys {settings.keys}"
         )
     source, info = look(settings, keys)
     model = load_model(settings, source, info)

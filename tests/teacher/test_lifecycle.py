@@ -12,9 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
+from corte_protocol import Disclosure
 from corte_protocol.types import UInt8
+from corte_teacher.backends import find_source, load_backend
 from corte_teacher.card import Card
 from corte_teacher.keys import create_key
 from loopback import free_port
@@ -246,3 +249,16 @@ def test_sizes_are_tried_before_the_service_is_ready(sleepy: tuple[list[str], di
     with teacher_process([*args, "--sizes", "21x34,5x9"], env) as teacher:
         assert os.path.exists(f"/proc/{teacher.process.pid}")
         assert time.monotonic() - began > 0.4
+
+
+def test_a_large_image_is_answered_in_tiles(tmp_path: Path, encode: Encode) -> None:
+    """With [tiles] in the card a larger image comes back at its size, as the tiled backend answers it."""
+    data = card_data(tiles={"height": 32, "width": 48, "overlap": 8})
+    (tmp_path / "model.toml").write_text(as_toml(data))
+    model = write_model(tmp_path / "model.onnx", Card.model_validate(data))
+    image = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
+    tiled = load_backend(find_source("onnx", model, None), Disclosure(2, 8), 1)
+    assert type(tiled).__name__ == "TiledBackend"
+    with running_teacher(["--backend", "onnx", "--model", str(model), "--open"]) as url:
+        got = read(ask(url, encode(image)))
+    assert np.array_equal(got.classes, tiled.predict(image)[0])
