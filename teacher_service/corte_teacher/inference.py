@@ -7,6 +7,7 @@
 Rule 1: at each step the next job is that of the owner whose turn it is (`shares.py`).
 Rule 2: an owner has at most a batch of images decoded ahead, so that decoded images are few whatever waits.
 Rule 3: a job that nobody waits for any more is dropped before its next step.
+Rule 4: with nothing else to do the model thread opens and finishes a job itself: each hand-over costs 0.1 ms.
 """
 
 import logging
@@ -42,6 +43,7 @@ class Inference:
         self._ahead: Counter[str] = Counter()
         self._done: deque[Job[Any]] = deque()
         self._closing = False
+        self._idle = False  # the model thread waits, and nobody has woken it yet
         self._seconds = 0.0
         loops = [
             *((f"corte-work-{i}", self._work_step) for i in range(_WORKERS)),
@@ -65,7 +67,11 @@ class Inference:
         """Queue a job, from the event loop; its future ends with the answer or a TeacherServiceError."""
         with self._lock:
             self._fresh.setdefault(job.owner, deque()).append(job)
-            self._work.notify()
+            if self._idle:
+                self._idle = False
+                self._forward.notify()
+            else:
+                self._work.notify()
 
     def close(self) -> None:
         """Let running steps finish and end the threads; jobs that wait are dropped. Blocking."""
@@ -85,15 +91,20 @@ class Inference:
                 if self._done:  # first what frees memory
                     job, step = self._done.popleft(), self._finish
                     break
-                room = (o for o in self._fresh if self._ahead[o] < self._ahead_limit)
-                owner = self._shares.first(room)
-                if owner is not None:
-                    job, step = _pop(self._fresh, owner), self._open
-                    self._ahead[owner] += 1
+                if (fresh := self._next_fresh()) is not None:
+                    job, step = fresh, self._open
                     break
                 self._work.wait()
         step(job)
         return True
+
+    def _next_fresh(self) -> Job[Any] | None:
+        """The next job to open, if any owner may have one more decoded ahead. Holds the lock."""
+        owner = self._shares.first(o for o in self._fresh if self._ahead[o] < self._ahead_limit)
+        if owner is None:
+            return None
+        self._ahead[owner] += 1
+        return _pop(self._fresh, owner)
 
     def _open(self, job: Job[Any]) -> None:
         opened = self._guarded(job, job.open)
@@ -125,12 +136,20 @@ class Inference:
         return True
 
     def _model_step(self) -> bool:
-        """One batch through the model; False at the end."""
+        """One batch through the model, or one job opened for want of any; False at the end."""
+        fresh = None
         with self._lock:
             while not (jobs := self._batch()):
                 if self._closing:
                     return False
+                if (fresh := self._next_fresh()) is not None:
+                    break
+                self._idle = True
                 self._forward.wait()
+                self._idle = False
+        if fresh is not None:
+            self._open(fresh)
+            return True
         for job in jobs:
             job.watch.mark("queue")
             job.batch = len(jobs)
@@ -146,8 +165,12 @@ class Inference:
         self._seconds += (took - self._seconds) * (_SMOOTH if self._seconds else 1.0)
         with self._lock:
             self._ahead_limit = 1 + jobs[0].model.batches.largest
-            self._done.extend(job for job in jobs if job.planes is not None)
-            self._work.notify(len(jobs))
+            alone = len(jobs) == 1 and not self._ready
+            if not alone:
+                self._done.extend(job for job in jobs if job.planes is not None)
+                self._work.notify(len(jobs))
+        if alone and jobs[0].planes is not None:
+            self._finish(jobs[0])
         return True
 
     def _batch(self) -> list[Job[Any]]:
