@@ -73,10 +73,14 @@ class Group(Class):
 
 
 class Model(_Section):
-    """What the `timm` backend builds: a timm encoder and the feature level under its 1x1 head."""
+    """What torch backends run: for `timm` an encoder and the feature level under its 1x1 head.
 
-    encoder: str
+    `precision` is the network's; what comes after the logits is always float32.
+    """
+
+    encoder: str | None = None
     level: int = -1
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
 class Tiles(_Section):
@@ -152,11 +156,20 @@ class Card(_Section):
         fields: dict[str, Any] = {
             "input": self.input.model_dump(mode="json"),
             "output": self.output.model_dump(mode="json"),
-            "model": self.model.model_dump(mode="json") if self.model else None,
+            "model": self._model_fields(),
             "classes": [[answer.name, list(answer.members)] for answer in self.outputs],
         }
         if self.tiles:  # no key without tiles: cards from before they existed keep their revision
             fields["tiles"] = self.tiles.model_dump(mode="json")
+        return fields
+
+    def _model_fields(self) -> dict[str, Any] | None:
+        """`model` without the default precision, for the same reason."""
+        if self.model is None:
+            return None
+        fields = self.model.model_dump(mode="json")
+        if self.model.precision == "float32":
+            del fields["precision"]
         return fields
 
 

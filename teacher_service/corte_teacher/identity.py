@@ -37,11 +37,19 @@ def parse_policy(text: str, card: Card) -> Disclosure:
 
 
 def _digest(source: Source) -> bytes:
-    """Model bytes, the data files that exporters write beside them (NAME.data, NAME_data), and the card."""
+    """Model bytes, the data files that exporters write beside them (NAME.data, NAME_data), and the card.
+
+    Of a folder all files count, with their names; hidden ones (.git, .cache) hold no model.
+    """
     total = hashlib.sha256(json.dumps(source.card.answering_fields(), sort_keys=True).encode())
     if source.backend not in OURS:
         total.update(source.backend.encode())
-    if source.model is not None:
+    if source.model is not None and source.model.is_dir():
+        named = {file.relative_to(source.model): file for file in source.model.rglob("*") if file.is_file()}
+        for name, file in sorted(named.items()):
+            if not any(part.startswith(".") for part in name.parts):
+                total.update(hashlib.sha256(name.as_posix().encode()).digest() + _file_digest(file))
+    elif source.model is not None:
         beside = sorted(source.model.parent.glob(f"{source.model.name}*data"))
         for file in (source.model, *beside):
             total.update(_file_digest(file))

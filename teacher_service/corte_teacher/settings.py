@@ -74,7 +74,7 @@ class Settings(BaseSettings):
     def check_binding(self) -> None:
         """The rules that a listening service must keep. Raises StartError with the remedy."""
         for height, width in self.tried_sizes:
-            if not 0 < height * width <= self.max_pixels:
+            if self.sizes and not 0 < height * width <= self.max_pixels:
                 raise StartError(f"--sizes names {height}x{width}, which is not within --max-pixels")
         loopback = is_loopback(self.host)
         if (self.tls_cert is None) != (self.tls_key is None):

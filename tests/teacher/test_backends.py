@@ -192,10 +192,10 @@ def test_ties_go_to_the_lower_id_in_torch(tmp_path: Path) -> None:
     """The timm backend orders equal logits by id too, by arg-max and by sorting."""
     from torch import zeros
 
-    from corte_teacher.backends.timm import _best
+    from corte_teacher.backends.torch_head import _best
 
     for k in (1, 2, 4, 5):
-        assert _best(zeros(5, 2, 2), k)[1][:, 0, 0].tolist() == list(range(k))
+        assert _best(zeros(1, 5, 2, 2), k)[1][0, :, 0, 0].tolist() == list(range(k))
 
 
 def test_infinite_logits_are_survived(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_a_card_may_fix_its_revision(tmp_path: Path) -> None:
 
 def test_an_unknown_backend_lists_the_choices() -> None:
     """A wrong name is answered with the right ones."""
-    with pytest.raises(StartError, match=r"street, onnx, timm or package\.module:factory"):
+    with pytest.raises(StartError, match=r"street, onnx, timm, exported, transformers or package\.module:factory"):
         find_source("tensorflow", None, None)
 
 
@@ -278,7 +278,7 @@ def test_loading_an_onnx_service_imports_no_torch() -> None:
 
     code = "import sys, corte_teacher.server, corte_teacher.backends.onnx; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-    assert set(OURS) == {"street", "onnx", "timm"}
+    assert set(OURS) == {"street", "onnx", "timm", "exported", "transformers"}
 
 
 @pytest.mark.parametrize(

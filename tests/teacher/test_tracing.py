@@ -235,6 +235,29 @@ def test_a_collector_that_does_not_answer_holds_up_no_end(collector: Collector) 
     assert not collector.answering.is_set() and collector.paths == []
 
 
+def test_a_request_that_makes_no_spans_costs_no_other_its_own(
+    collector: Collector, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A record that cannot be made into spans is logged with its id; the next one is still sent."""
+    broken = replace(DONE, started=float("nan"), request_id="1" * 16)
+    [(span, _)] = sent(collector, broken, DONE)
+    assert span.parent_span_id.hex() == CALLER
+    assert [vars(r)["request_id"] for r in caplog.records if r.name == "corte_teacher.tracing"] == ["1" * 16]
+
+
+def test_a_flood_is_dropped_not_kept(collector: Collector, caplog: pytest.LogCaptureFixture) -> None:
+    """Of more requests than can wait for their spans some are lost, and `close` tells how many."""
+    observe = tracer(f"{collector.url}/v1/traces")
+    unsampled = replace(DONE, parent=f"00-{TRACE}-{CALLER}-00")
+    for _ in range(1_000_000):
+        observe(unsampled)
+        if observe.lost:
+            break
+    observe.close()
+    assert observe.lost == 1
+    assert "too many waited: 1" in caplog.text
+
+
 def test_mistakes_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is no URL, a variable that is wrong and a missing extra end the start with the remedy."""
     for wrong in ("collector:4318", "ftp://collector/v1/traces", "http://"):

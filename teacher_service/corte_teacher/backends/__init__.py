@@ -47,11 +47,16 @@ OURS: Final = {
     "street": "corte_teacher.backends.onnx:build",
     "onnx": "corte_teacher.backends.onnx:build",
     "timm": "corte_teacher.backends.timm:build",
+    "exported": "corte_teacher.backends.exported:build",
+    "transformers": "corte_teacher.backends.transformers:build",
 }
+# The extra that a backend needs; those without one cannot run in another precision than the model file's.
+_EXTRAS: Final = {"timm": "torch", "exported": "torch", "transformers": "transformers"}
+_FOLDERS: Final = ("transformers",)  # backends whose model is a folder
 
 
 class Source(NamedTuple):
-    """What a service is started on: which backend, its model file (None for some foreign ones), its card."""
+    """What a service is started on: a backend, its model file or folder (None for some foreign ones), its card."""
 
     backend: str
     model: Path | None
@@ -68,15 +73,20 @@ def find_source(backend: str, model: Path | None, card: Path | None) -> Source:
                 "backend street brings its own model and card: choose --backend onnx for another"
             )
         model, card = street.files()
+    kind = "folder" if backend in _FOLDERS else "file"
     if model is None and backend in OURS:
-        raise StartError(f"backend {backend} needs a model: --model FILE")
-    if model is not None and not model.is_file():
-        raise StartError(f"no model file at {model}")
+        raise StartError(f"backend {backend} needs a model: --model {'DIR' if kind == 'folder' else 'FILE'}")
+    if model is not None and not (model.is_dir() if kind == "folder" else model.is_file()):
+        raise StartError(f"no model {kind} at {model}")
     if card is None:
         if model is None:
             raise StartError(f"backend {backend} needs a card that names its classes: --card FILE.toml")
-        card = model.with_suffix(".toml")
-    return Source(backend, model, read_card(card))
+        # a folder's name may end in a version, which is no suffix
+        card = Path(f"{model.absolute()}.toml") if kind == "folder" else model.with_suffix(".toml")
+    read = read_card(card)
+    if backend in OURS and backend not in _EXTRAS and read.model and read.model.precision != "float32":
+        raise StartError(f"backend {backend} runs in its file's precision: leave [model] precision out")
+    return Source(backend, model, read)
 
 
 def load_backend(source: Source, ceiling: Disclosure, threads: int = 0) -> Backend:
@@ -114,7 +124,8 @@ def _named(spec: str) -> object:
     try:
         found = getattr(importlib.import_module(module), name, None)
     except ImportError as exc:
-        hint = "pip install 'corte-teacher[torch]'" if spec == OURS["timm"] else "is it on PYTHONPATH?"
+        extra = next((_EXTRAS[name] for name in _EXTRAS if OURS[name] == spec), None)
+        hint = f"pip install 'corte-teacher[{extra}]'" if extra else "is it on PYTHONPATH?"
         raise StartError(f"backend {spec} cannot be imported: {exc} ({hint})") from exc
     except ValueError as exc:
         raise StartError(f"backend {spec!r} is not of the form package.module:factory") from exc
