@@ -115,7 +115,7 @@ def _network(card: Card) -> Any:
 
     from corte_teacher.backends.timm import Segmenter
 
-    assert card.model is not None
+    assert card.model is not None and card.model.encoder is not None
     with torch.random.fork_rng():
         torch.manual_seed(3)
         return Segmenter(card.model.encoder, card.model.level, len(card.classes)).eval()
@@ -268,7 +268,9 @@ def test_a_card_may_fix_its_revision(tmp_path: Path) -> None:
 
 def test_an_unknown_backend_lists_the_choices() -> None:
     """A wrong name is answered with the right ones."""
-    with pytest.raises(StartError, match=r"street, onnx, timm, exported, transformers or package\.module:factory"):
+    with pytest.raises(
+        StartError, match=r"street, onnx, timm, exported, transformers or package\.module:factory"
+    ):
         find_source("tensorflow", None, None)
 
 

@@ -56,7 +56,10 @@ _FOLDERS: Final = ("transformers",)  # backends whose model is a folder
 
 
 class Source(NamedTuple):
-    """What a service is started on: a backend, its model file or folder (None for some foreign ones), its card."""
+    """What a service is started on: a backend, its model (None for some foreign ones) and its card.
+
+    The model is a file, or a folder for a backend that reads one.
+    """
 
     backend: str
     model: Path | None

@@ -1,16 +1,17 @@
 """A `torch.export` program: any network, without its Python code. One file, as torch.export.save writes it.
 
-The program takes float32 [N, 3, h, w] and its first output is logits [N, C, h', w']; N, h and w may be dynamic
-or fixed. Export it in eval mode, on the CPU:
+The program takes float32 [N, 3, h, w] and its first output is logits [N, C, h', w']; N, h and w may be
+dynamic or fixed. Export it in eval mode, on the CPU:
 
     program = torch.export.export(net.eval(), (example,), dynamic_shapes={"x": {0: n, 2: h, 3: w}})
     torch.export.save(program, "net.pt2")
 
-Safety: the file is the operator's own and is trusted like code; take none from a stranger. `torch.export.load`
-(torch 2.15) has no safe mode. Weights are raw bytes, but it unpickles, with `weights_only=False`, tensors of
-special classes, constant objects and, where the safe way fails, the sample inputs; it loads native libraries
-of AOTInductor; and sympy evaluates the expressions of dynamic shapes. This module looks into the archive first
-and refuses all of these but the last, which every program with dynamic shapes has.
+Safety: the file is the operator's own and is trusted like code; take none from a stranger.
+`torch.export.load` (torch 2.15) has no safe mode. Weights are raw bytes, but it unpickles, with
+`weights_only=False`, tensors of special classes, constant objects and, where the safe way fails, the sample
+inputs; it loads native libraries of AOTInductor; and sympy evaluates the expressions of dynamic shapes. This
+module looks into the archive first and refuses all of these but the last, which every program with dynamic
+shapes has.
 """
 
 import io
@@ -36,6 +37,8 @@ _PLAIN: Final = re.compile(
     r"|data/constants/(tensor_\d+|model_constants_config\.json)|data/sample_inputs/model\.pt"
     r"|archive_format|archive_version|byteorder|version|\.data/\w+|extra/.*"
 )
+# Operators that answer differently while training, and the place of the argument that says so.
+_LEARNS: Final[dict[object, int]] = {torch.ops.aten.batch_norm.default: 5, torch.ops.aten.dropout.default: 2}
 _REMEDY: Final = "write it with torch.export.save(program, 'NAME.pt2') of torch 2.9 or later"
 
 
@@ -82,7 +85,11 @@ def _check_archive(model: Path) -> None:
 def _check_program(program: ExportedProgram, card: Card) -> bool:
     """Whether it takes batches. Raises StartError where program and card contradict each other."""
     signature = program.graph_signature
-    if signature.buffers_to_mutate:
+    learning = any(
+        node.target in _LEARNS and node.args[_LEARNS[node.target] :][:1] == (True,)
+        for node in program.graph.nodes
+    )
+    if learning or signature.buffers_to_mutate:
         raise StartError("the program was exported in training mode: export net.eval()")
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
     shapes = [[*values[str(name)].shape] for name in signature.user_inputs]

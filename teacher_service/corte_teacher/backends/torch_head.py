@@ -3,6 +3,11 @@
 Strategy: everything between the prepared pixels and the K planes stays on the torch device. The network runs
 in the precision that the card names (torch.autocast); resize, softmax and the K best are always float32.
 
+What precision costs, in labels that differ from float32's: float16 0.01 % for the street model, 0.12 % for a
+mobilenetv2 under a linear head on CamVid; bfloat16 0.06 % on pictures like those it was trained on, 0.29 % on
+others, 1.6 % for that mobilenetv2. So float16, where the GPU has it, before bfloat16; neither where labels
+must be those of float32. On a CPU without float16 units that precision takes 7 to 40 times as long.
+
 Legend: N images, C classes of the model, A answered classes (after groups), K disclosed ones, H W the sent
 size.
 """

@@ -11,13 +11,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-# A backbone named in config.json would be fetched from the hub whatever from_pretrained is told, and a service
-# that hides a model must not tell its name; both are read when the package is loaded.
+# A backbone named in config.json would be fetched from the hub whatever from_pretrained is told, and a
+# service that hides a model must not tell its name. Both are read when the package is loaded.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import torch
 from torch import Tensor
 from transformers import AutoModelForSemanticSegmentation
+from transformers.utils import logging
 
 from corte_protocol import Disclosure
 from corte_teacher.backends.torch_head import Network, TorchBackend, choose_device, first_line
@@ -30,6 +31,7 @@ def build(model: Path, card: Card, ceiling: Disclosure, threads: int) -> TorchBa
     if not model.is_dir():
         raise StartError(f"{model} is no folder: give the one with config.json and model.safetensors")
     device = choose_device(card, threads)
+    logging.disable_progress_bar()
     try:
         net, report = AutoModelForSemanticSegmentation.from_pretrained(
             model,
