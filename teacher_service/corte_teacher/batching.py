@@ -77,6 +77,7 @@ class Batches:
         self._clock = clock
         self._known: dict[Size, dict[int, _Known]] = {}
         self._per_pixel = 0.0
+        self._least = 1  # pixels of the smallest size tried
 
     @property
     def largest(self) -> int:
@@ -85,6 +86,7 @@ class Batches:
 
     def try_out(self, sizes: Sequence[Size]) -> None:
         """A forward at each size (H, W), and the trial of its batch sizes. Raises what the model raises."""
+        self._least = min(height * width for height, width in sizes)
         for size in sizes:
             rng = np.random.default_rng(0)
             images = [rng.integers(0, 256, (*size, 3), np.uint8) for _ in range(self._most)]
@@ -179,7 +181,7 @@ class Batches:
     def _learn(self, size: Size, n: int, seconds: float) -> None:
         """A real forward took so many seconds an image."""
         pixels = size[0] * size[1]
-        if n == 1:
+        if n == 1 and pixels >= self._least:  # a smaller one's time is that of the call, whatever its size
             fresh = seconds / pixels
             self._per_pixel += (fresh - self._per_pixel) * (_SMOOTH if self._per_pixel else 1.0)
         known = self._known.get(size, {})

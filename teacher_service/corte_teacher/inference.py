@@ -127,7 +127,7 @@ class Inference:
         try:
             step()
         except TeacherServiceError as exc:
-            job.fail(exc)
+            job.fail(_bare(exc))
             return False
         except Exception as exc:  # a defect of ours must not end the thread that all share
             log.exception("a step failed")
@@ -210,6 +210,15 @@ class Inference:
 def _run(step: Callable[[], bool]) -> None:
     while step():
         pass
+
+
+def _bare(exc: TeacherServiceError) -> TeacherServiceError:
+    """A failure without its way here, whose frames would keep the body until a collection of cycles."""
+    link: BaseException | None = exc
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    return exc
 
 
 def _pop(queues: Queues, owner: str) -> Job[Any]:

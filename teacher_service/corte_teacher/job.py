@@ -91,7 +91,8 @@ class Job(Generic[Answer]):
         """Body to image, in this thread; the body is let go."""
         assert self.read is not None
         try:
-            question, self.read = self.read(), None
+            read, self.read = self.read, None  # let go of also where it raises
+            question = read()
             self.admit(question.picture.pixels)
             self.image = question.picture.decode()
             self.question = question

@@ -9,6 +9,7 @@ from PIL import Image as Pillow
 
 from corte_protocol import Image, Limits
 from corte_teacher.errors import InvalidRequest, TooLarge, Unreadable
+from corte_teacher.outline import require_few_parts
 from corte_teacher.shortage import is_short
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
@@ -35,6 +36,7 @@ def open_picture(body: bytes | memoryview, limits: Limits) -> Picture:
     Raises Unreadable, TooLarge, or InvalidRequest for animations and for grey levels beyond 8 bits, which
     have no plain meaning in RGB.
     """
+    require_few_parts(body)
     try:
         picture = Pillow.open(BytesIO(body), formats=_FORMATS)
     except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning) as exc:

@@ -26,7 +26,7 @@ _STEP: Final = 1 << 16
 def is_short(body: bytes | memoryview, pixels: UInt8) -> bool:
     """Whether the PNG in `body`, decoded to `pixels` uint8 [H, W, 3], holds fewer than it promises."""
     ends = pixels[-2:].any(axis=(1, 2))  # interlaced, the last row or the one before is in the last pass
-    return not ends.all() and _held(body) < _promised(body)
+    return not ends.all() and not _holds(body, _promised(body))
 
 
 def _promised(body: bytes | memoryview) -> int:
@@ -46,22 +46,29 @@ def _rows(width: int, height: int, bits: int) -> int:
     return height * (1 + -(-width * bits // 8))
 
 
-def _held(body: bytes | memoryview) -> int:
-    """Bytes that the data inflate to."""
+def _holds(body: bytes | memoryview, promised: int) -> bool:
+    """Whether the data inflate to `promised` bytes; nothing beyond them is inflated, and broken data end."""
     inflate = zlib.decompressobj()
-    count = 0
-    for data in _data(body):
-        while data and not inflate.eof:
-            count += len(inflate.decompress(data, _STEP))
-            data = inflate.unconsumed_tail
-    return count + len(inflate.flush())
+    left = promised
+    try:
+        for data in _data(body):
+            while data and not inflate.eof:
+                left -= len(inflate.decompress(data, min(_STEP, left)))
+                if left <= 0:
+                    return True
+                data = inflate.unconsumed_tail
+        return len(inflate.flush(_STEP)) >= left
+    except zlib.error:
+        return False
 
 
 def _data(body: bytes | memoryview) -> Iterator[bytes | memoryview]:
-    """The contents of the IDAT chunks."""
+    """The contents of the IDAT chunks, in pieces."""
     at = 8
     while at + 8 <= len(body):
         length = int.from_bytes(body[at : at + 4], "big")
         if body[at + 4 : at + 8] == b"IDAT":
-            yield body[at + 8 : at + 8 + length]
+            end = at + 8 + length
+            for start in range(at + 8, end, _STEP):  # what is not consumed is copied, so not all at once
+                yield body[start : min(start + _STEP, end)]
         at += 12 + length

@@ -37,19 +37,19 @@ def card(backend: str, **changes: Any) -> Card:
 
 
 @functools.cache
-def tiny_net(backend: str, classes: int = 5) -> nn.Module:
+def tiny_net(backend: str) -> nn.Module:
     """The tiny network of a backend, with fixed random weights; built once, because timm is slow at it."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
         if backend == "timm":
             from corte_teacher.backends.timm import Segmenter
 
-            return Segmenter("test_resnet", 2, classes).eval()
+            return Segmenter("test_resnet", 2, 5).eval()
         if backend == "transformers":
             from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
             config = SegformerConfig(
-                num_labels=classes,
+                num_labels=5,
                 depths=[1, 1, 1, 1],
                 hidden_sizes=[8, 16, 16, 16],
                 num_attention_heads=[1, 1, 2, 2],
@@ -64,7 +64,7 @@ def tiny_net(backend: str, classes: int = 5) -> nn.Module:
                         value.mul_(10)
             return net
         return nn.Sequential(
-            nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, classes, 1)
+            nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 5, 1)
         ).eval()
 
 
