@@ -17,8 +17,11 @@ from corte_teacher.settings import Settings, read_settings
 verbs = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 verbs.add_typer(keys_app, name="keys")
 
-Backend = Annotated[str | None, typer.Option(help="street, onnx, timm or package.module:factory (street)")]
-Model = Annotated[Path | None, typer.Option(help="The model file.")]
+Backend = Annotated[
+    str | None,
+    typer.Option(help="street, onnx, timm, exported, transformers or package.module:factory (street)"),
+]
+Model = Annotated[Path | None, typer.Option(help="The model file, or its folder.")]
 CardFile = Annotated[Path | None, typer.Option(help="The model's card, TOML (beside the model).")]
 Level = Annotated[
     str | None,
