@@ -3,10 +3,9 @@
 Rule 1: never wait for a batch to fill. Rule 2: a batch size is used for an image size only after a trial at
 load in which every class plane was bit-identical to the one of the image alone, the 8-bit scores within 1,
 and the time an image at most `MARGIN` of the time alone. On a CPU that is usually no batch size at all.
-Rule 3: times are learnt on from real forwards; a batch size that no longer pays rests, and is then tried once
-more. Rule 4: a batch that
-fails is taken apart, so that one image never harms its neighbours; out of memory it is halved, and what did
-not fit is not tried again for a while.
+Rule 3: times are learnt on from real forwards; a batch size that no longer pays rests, and is then tried
+once more. Rule 4: a batch that fails is taken apart, so that one image never harms its neighbours; out of
+memory it is halved, and what did not fit is not tried again for a while.
 """
 
 import logging

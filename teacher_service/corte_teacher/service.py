@@ -153,7 +153,8 @@ class Service:
         if asked_ms is not None and asked_ms.isdecimal():  # anything else is as if it had not been sent
             asked = int(asked_ms[:12]) / 1000
             within = min(within, asked - min(_ON_THE_WAY_S, asked / 4))
-        waited = (self.places.queue_of(notes.owner) + 1) * self.inference.seconds
+        # without the request's own forward: an idle service must try, or one slow answer is never unlearnt
+        waited = self.places.queue_of(notes.owner) * self.inference.seconds
         if waited > within:
             raise DeadlinePassed(f"{waited:.1f} s of work wait, {within:.1f} s are left", self.wait_s)
         return notes.watch.began + within

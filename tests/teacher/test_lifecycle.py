@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import shutil
 import signal
 import time
@@ -32,6 +31,11 @@ import time
 import numpy as np
 class Sleepy:
     def predict(self, pixels):
+        if pixels.shape[0] == 7:
+            raise RuntimeError("no such size")
+        if pixels.shape[0] == 22:
+            self.tried = getattr(self, "tried", 0) + 1
+            time.sleep(1.5 if self.tried == 1 else 0)
         if pixels.shape[0] == 21:
             time.sleep(0.4)
         shape = (1, *pixels.shape[:2])
@@ -243,12 +247,25 @@ def test_workers_are_refused_with_a_reason(tiny: Path) -> None:
 
 
 def test_sizes_are_tried_before_the_service_is_ready(sleepy: tuple[list[str], dict[str, str]]) -> None:
-    """A size that the operator names is asked about before readiness: here it costs its 0.4 s."""
+    """A size that the operator names and the model does not answer ends the start."""
     args, env = sleepy
-    began = time.monotonic()
-    with teacher_process([*args, "--sizes", "21x34,5x9"], env) as teacher:
-        assert os.path.exists(f"/proc/{teacher.process.pid}")
-        assert time.monotonic() - began > 0.4
+    with (
+        pytest.raises(RuntimeError, match=r"the model does not answer: .*no such size"),
+        running_teacher([*args, "--sizes", "5x9,7x9"], env),
+    ):
+        pass
+
+
+def test_one_slow_answer_is_not_held_against_later_ones(
+    sleepy: tuple[list[str], dict[str, str]], encode: Encode
+) -> None:
+    """After one forward of 1.5 s an idle service still tries a request that has a second, and answers it."""
+    args, env = sleepy
+    body = encode(np.zeros((22, 34, 3), np.uint8))
+    with running_teacher(args, env) as url:
+        assert read(ask(url, body))
+        headers = {"content-type": "image/png", "x-deadline-ms": "1000"}
+        assert read(httpx.post(f"{url}/v1/predict", content=body, headers=headers, timeout=20))
 
 
 def test_a_large_image_is_answered_in_tiles(tmp_path: Path, encode: Encode) -> None:
