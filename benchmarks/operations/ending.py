@@ -7,7 +7,6 @@ third part do not retry; the second part's client is the student's own endpoint.
 
 import argparse
 import asyncio
-import json
 import os
 import shutil
 import signal
@@ -29,6 +28,7 @@ from corte_protocol import Disclosure, decode_prediction
 from corte_student.endpoints import connect
 from corte_teacher.backends import street
 from loopback import free_port
+from operations import tell
 from operations.client import Connection, Said, jpeg
 from operations.overload import PREDICT
 from serving import Running, teacher_process
@@ -206,10 +206,7 @@ def main() -> int:
             found["rolling restart"] = asyncio.run(rolling(Path(two), body, options.requests))
         else:
             print("no nginx: apt-get install nginx-light; the rolling restart is left out", file=sys.stderr)
-    text = json.dumps(found, indent=2)
-    print(text)
-    if options.write:
-        options.write.write_text(text + "\n")
+    tell(found, options.write)
     return 0
 
 

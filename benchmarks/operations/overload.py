@@ -6,7 +6,6 @@ keys, on the embedded model; clients are another process's tasks (`client.py`), 
 
 import argparse
 import asyncio
-import json
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ from typing import Any
 
 from corte_teacher.keys import create_key
 from loopback import free_port
+from operations import tell
 from operations.client import Connection, Said, jpeg, percentile
 from serving import Running, teacher_process
 
@@ -153,10 +153,7 @@ def main() -> int:
             found["400 at once, 4 MP, 10 s"] = asyncio.run(at_once(teacher, keys[0], large, 400, 10.0))
             found["30 cancelled"] = asyncio.run(cancelled(teacher, metrics, keys[0], large, body))
             found["flood"] = asyncio.run(flood(teacher, keys, body, options.seconds, 50))
-    text = json.dumps(found, indent=2)
-    print(text)
-    if options.write:
-        options.write.write_text(text + "\n")
+    tell(found, options.write)
     return 0
 
 

@@ -7,7 +7,6 @@ Sizes, levels and keys change all the time, and a tenth of the bodies is broken.
 import argparse
 import asyncio
 import itertools
-import json
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ from typing import Any
 
 from corte_teacher.keys import Grant, create_key
 from loopback import free_port
+from operations import tell
 from operations.client import Connection, jpeg
 from operations.overload import PREDICT
 from serving import Running, teacher_process
@@ -111,10 +111,7 @@ def main() -> int:
         found["start and rest"] = start(args)
         with teacher_process(args) as teacher:
             found["soak"] = asyncio.run(soak(teacher, keys, options.requests, options.minutes))
-    text = json.dumps(found, indent=2)
-    print(text)
-    if options.write:
-        options.write.write_text(text + "\n")
+    tell(found, options.write)
     return 0
 
 
