@@ -175,7 +175,7 @@ class Prediction:
         c, p = self.classes, self.probs
         if c.dtype != np.uint8 or c.ndim != 3 or 0 in c.shape or c.shape[0] > MAX_CLASSES:
             raise InvalidValue(f"classes must be uint8 [K, H, W], not {c.dtype} {list(c.shape)}")
-        if (c == VOID).any():
+        if c.max() == VOID:  # the largest uint8
             raise InvalidValue(f"{VOID} is void and never predicted")
         if not _OPAQUE.fullmatch(self.revision):
             raise InvalidValue("revision must be 1 to 64 letters, digits, '.', '_' or '-'")

@@ -22,7 +22,7 @@ def asked_level(request: Request, policy: Disclosure, classes: int) -> Disclosur
 
     Any other parameter is an error: a misspelt request for less must not be answered with more.
     """
-    if not request.url.query:
+    if not request.scope["query_string"]:
         return policy
     query = request.query_params.multi_items()
     if len(query) != 1 or query[0][0] != DISCLOSURE_QUERY:

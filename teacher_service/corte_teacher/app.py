@@ -1,6 +1,11 @@
 """The HTTP surface: routes. Refusals are made in `answers.py`, work is done in `service.py`."""
 
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
 from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 
 from corte_protocol import encode_prediction
@@ -14,20 +19,35 @@ from corte_teacher.job import Question
 from corte_teacher.pictures import open_picture
 from corte_teacher.service import Service
 
+_NO_TELEMETRY: Final[TelemetryConfig] = {"tracing": False, "metrics": False, "logs": False}
+"""FastAPI's own would send paths and exceptions to wherever the environment says; ours is `tracing.py`."""
+
+
+class _Direct(APIRoute):
+    """A route whose function takes the request and no more: nothing is to be taken apart before it."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The function itself (FastAPI's hook for this: Custom Request and APIRoute class)."""
+        handler: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
+        return handler
+
 
 def create_app(service: Service) -> FastAPI:
     """The routes of one service, which is its maker's to close."""
 
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    app = FastAPI(
+        docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False, telemetry=_NO_TELEMETRY
+    )
+    app.router.route_class = _Direct
     app.add_middleware(Answers, service=service)
     app.add_exception_handler(HTTPException, unrouted)
 
     @app.get(HEALTH)
-    async def health() -> Response:
+    async def health(request: Request) -> Response:
         return Response("ok\n", media_type="text/plain")
 
     @app.get(READY)
-    async def ready() -> Response:
+    async def ready(request: Request) -> Response:
         service.require_traffic()
         return Response("ready\n", media_type="text/plain")
 

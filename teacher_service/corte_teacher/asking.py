@@ -12,7 +12,8 @@ from corte_protocol.routes import DEADLINE_HEADER
 from corte_teacher.admission import read_body
 from corte_teacher.callers import Caller
 from corte_teacher.errors import DeadlinePassed
-from corte_teacher.job import Answer, Job, Question
+from corte_teacher.extensions import ON_GONE
+from corte_teacher.job import Answer, Question
 from corte_teacher.service import Current, Notes, Service
 
 
@@ -48,7 +49,8 @@ async def ask(
         notes.watch.mark("read")
         job = service.begin(caller, current, deadline, notes, body, read)
         del body
-        gone = asyncio.ensure_future(_until_gone(request, job))
+        if (on_gone := request.scope.get("extensions", {}).get(ON_GONE)) is not None:
+            on_gone(lambda: job.fail(ClientDisconnect()))
         late = job.loop.call_later(
             max(0.0, deadline - time.perf_counter()), job.fail, DeadlinePassed("no answer in time")
         )
@@ -56,18 +58,10 @@ async def ask(
             answer = await job.future
         finally:
             late.cancel()
-            gone.cancel()
             notes.batch = job.batch
             await _until_quantum(service.settings.latency_quantum_ms / 1000, notes)
     notes.revision = current.model.info.revision
     return answer
-
-
-async def _until_gone(request: Request, job: "Job[Answer]") -> None:
-    """Wait for the sender to go away, and drop its job then."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-    job.fail(ClientDisconnect())
 
 
 async def _until_quantum(quantum_s: float, notes: Notes) -> None:

@@ -13,12 +13,13 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, Protocol, cast, runtime_checkable
 
 import numpy as np
 
 from corte_protocol.types import UInt8, quantise
 from corte_teacher.backends import Backend, Planes
+from corte_teacher.backends.prepare import Prepared, Ready
 from corte_teacher.errors import OutOfMemory
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,14 @@ _REPEATS: Final = 3
 MAX_BATCH_PIXELS: Final = 8 * 1024 * 1024
 
 Size = tuple[int, int]
+
+
+@runtime_checkable
+class PreparingBackend(Protocol):
+    """A backend whose `predict` and `predict_many` also take images that were prepared before, elsewhere."""
+
+    def prepare(self, pixels: UInt8) -> Prepared:
+        """Pixels [H, W, 3] to the network's input, in any thread: the device need not wait for it."""
 
 
 @runtime_checkable
@@ -69,8 +78,11 @@ class Batches:
         max_batch_pixels: int = MAX_BATCH_PIXELS,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._backend = backend
-        self._many = backend if isinstance(backend, BatchBackend) and backend.batches else None
+        self._prepares = backend if isinstance(backend, PreparingBackend) else None
+        self._one = cast(Callable[[Ready], Planes], backend.predict)  # of what `prepare` gave, at the least
+        self._many: Callable[[Sequence[Ready]], list[Planes]] | None = None
+        if isinstance(backend, BatchBackend) and backend.batches:
+            self._many = cast(Callable[[Sequence[Ready]], list[Planes]], backend.predict_many)
         self._most = most
         self._max_pixels = max_batch_pixels
         self._clock = clock
@@ -89,12 +101,12 @@ class Batches:
         for size in sizes:
             rng = np.random.default_rng(0)
             images = [rng.integers(0, 256, (*size, 3), np.uint8) for _ in range(self._most)]
-            alone = [self._backend.predict(images[0])]  # the first also warms up
-            known = self._known[size] = {1: _Known(self._timed(lambda: self._backend.predict(images[0])))}  # noqa: B023
+            alone = [self._one(images[0])]  # the first also warms up
+            known = self._known[size] = {1: _Known(self._timed(lambda: self._one(images[0])))}  # noqa: B023
             self._per_pixel = known[1].seconds / (size[0] * size[1])
             n = 2
             while self._many is not None and n <= self._most and n * size[0] * size[1] <= self._max_pixels:
-                alone += [self._backend.predict(image) for image in images[len(alone) : n]]
+                alone += [self._one(image) for image in images[len(alone) : n]]
                 if not self._try_batch(size, images[:n], alone):
                     break
                 n *= 2
@@ -111,7 +123,11 @@ class Batches:
         """What one image of so many pixels takes, as far as is known; 0 before the first forward."""
         return self._per_pixel * pixels
 
-    def run(self, images: Sequence[UInt8]) -> list[Planes | Exception]:
+    def prepare(self, pixels: UInt8) -> Ready:
+        """What `run` takes of an image, made in any thread."""
+        return pixels if self._prepares is None else self._prepares.prepare(pixels)
+
+    def run(self, images: Sequence[Ready]) -> list[Planes | Exception]:
         """The planes of each image, or the exception that it, and no neighbour, caused."""
         if len(images) == 1 or self._many is None:
             return [self._alone(image) for image in images]
@@ -126,12 +142,12 @@ class Batches:
         half = len(images) // 2
         return [*self.run(images[:half]), *self.run(images[half:])]
 
-    def _together(self, size: Size, images: Sequence[UInt8]) -> list[Planes] | Exception:
+    def _together(self, size: Size, images: Sequence[Ready]) -> list[Planes] | Exception:
         """One forward of all images, or why there was none."""
         assert self._many is not None
         began = self._clock()
         try:
-            planes = list(self._many.predict_many(images))
+            planes = list(self._many(images))
             if len(planes) != len(images):
                 raise ValueError(f"{len(planes)} answers to {len(images)} images")
         except Exception as exc:
@@ -139,10 +155,10 @@ class Batches:
         self._learn(size, len(images), (self._clock() - began) / len(images))
         return planes
 
-    def _alone(self, image: UInt8) -> Planes | Exception:
+    def _alone(self, image: Ready) -> Planes | Exception:
         began = self._clock()
         try:
-            planes = self._backend.predict(image)
+            planes = self._one(image)
         except MemoryError as exc:
             failed = OutOfMemory("no memory for one image")
             failed.__cause__ = _emptied(exc)
@@ -152,13 +168,13 @@ class Batches:
         self._learn((image.shape[0], image.shape[1]), 1, self._clock() - began)
         return planes
 
-    def _try_batch(self, size: Size, images: Sequence[UInt8], alone: Sequence[Planes]) -> bool:
+    def _try_batch(self, size: Size, images: Sequence[Ready], alone: Sequence[Planes]) -> bool:
         """Whether a batch of these is the same as alone; learns its time. Larger ones are not tried else."""
         assert self._many is not None
         many = self._many
         try:
-            together = many.predict_many(images)
-            seconds = self._timed(lambda: many.predict_many(images)) / len(images)
+            together = many(images)
+            seconds = self._timed(lambda: many(images)) / len(images)
         except Exception as exc:  # no memory, or a model that was traced for one image
             log.warning("no batches of %d at %dx%d: %s", len(images), *size, exc)
             return False

@@ -7,9 +7,9 @@ answer: half-closed, a little more is taken and dropped, then closed (RFC 9112, 
 """
 
 import asyncio
-import logging
 import secrets
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,15 +17,18 @@ import httptools
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from corte_protocol.errors import WIRE
 from corte_protocol.routes import REQUEST_ID_HEADER
 from corte_teacher.answers import problem
-
-log = logging.getLogger(__name__)
+from corte_teacher.extensions import ON_GONE
+from corte_teacher.observing import tell
+from corte_teacher.record import Observer, Record
 
 REST = 64 * 1024
 """Bytes that are taken and dropped after an answer, at most, before a connection is closed."""
 LINGER_S = 1.0
 """Seconds that a client has to read its answer before a connection is closed on bytes it still sends."""
+_READ = 64 * 1024
 _STEP = 4096  # of a chunked body, whose end is known only once it is passed
 _REFUSED = 128  # connections beyond the limit that read their 503; more are dropped without one
 _HEAD_END = b"\r\n\r\n"
@@ -56,21 +59,69 @@ def refusal_bytes(code: str, request_id: str, headers: Mapping[str, str]) -> byt
     return b"".join((STATUS_LINE[answer.status_code], *lines, b"\r\n", bytes(answer.body)))
 
 
-def protocol(settings: Connections) -> "type[BoundedProtocol]":
-    """The protocol class for `uvicorn.Config(http=...)`; its counters are shared by its connections."""
+def protocol(settings: Connections, told: Sequence[Observer] = ()) -> "type[Reader]":
+    """The protocol class for `uvicorn.Config(http=...)` of one server; `told` hear of what it refuses."""
 
     class Bounded(BoundedProtocol):
         bounds = settings
+        observers = told
         taken = 0
         refused = 0
 
-    return Bounded
+    class OfServer(Reader):
+        bounded = Bounded
+        buffer = memoryview(bytearray(_READ))
+
+    return OfServer
+
+
+class Reader(asyncio.BufferedProtocol):
+    """Between a transport and a `BoundedProtocol`: reads no more at once than that one wants.
+
+    A transport fills whatever buffer it has, uvloop's holds 250 KiB, unless the protocol brings its own. All
+    connections of a server share one, because nothing happens between the filling and the parsing.
+    """
+
+    bounded: ClassVar[type["BoundedProtocol"]]
+    buffer: ClassVar[memoryview]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._inner = self.bounded(*args, **kwargs)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """See `BoundedProtocol`, as for all that follow."""
+        self._inner.connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The end."""
+        self._inner.connection_lost(exc)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the next bytes go."""
+        return self.buffer[: self._inner.wanted]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """So many have come."""
+        self._inner.data_received(self.buffer[:nbytes])
+
+    def eof_received(self) -> None:
+        """No more will come."""
+        self._inner.eof_received()
+
+    def pause_writing(self) -> None:
+        """The client does not read."""
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        self._inner.resume_writing()
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol within `bounds`. Made by `protocol`, used by the event loop."""
+    """uvicorn's protocol within `bounds`. Made by a `Reader`, used by the event loop."""
 
     bounds: ClassVar[Connections]
+    observers: ClassVar[Sequence[Observer]]
     taken: ClassVar[int]
     """Bytes read from the sockets of all connections."""
     refused: ClassVar[int]
@@ -82,6 +133,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._owed = 0  # requests whose head was read and whose answer is not complete
         self._beyond = False
+        self.on_gone: Callable[[], None] | None = None
         self._postponed: str | None = None  # to be refused with, once all that is owed is sent
         self._last = False  # the answer that is being sent is the last
         self._ending = False
@@ -119,8 +171,17 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._beyond:
             type(self).refused -= 1
         super().connection_lost(exc)
+        if self.on_gone is not None:
+            self.on_gone()
 
-    def data_received(self, data: bytes) -> None:
+    @property
+    def wanted(self) -> int:
+        """How many bytes to read at once, at most."""
+        if self._ending or self._postponed:
+            return max(1, self._room)
+        return max(1, self.bounds.max_body_bytes + REST - self._body)
+
+    def data_received(self, data: bytes | memoryview) -> None:
         """Parse, at most one head or body at a time, so that each is measured."""
         fresh = not self._begun and not self._plain
         type(self).taken += len(data)
@@ -188,7 +249,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._skipped:
             return
         self._in_head = True
-        self._plain = 0
+        self._plain = self._body = 0
         self._stop_waiting()
         if self.cycle.response_complete and not self._ending:  # uvicorn's timer went at the body's first byte
             self._unset_keepalive_if_required()
@@ -200,6 +261,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """An answer is out: go on with the next request, or end."""
         self._owed -= 1
+        self.on_gone = None
         super().on_response_complete()
         if self._last:
             self._end()
@@ -305,8 +367,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def _say(self, code: str, headers: Mapping[str, str] | None = None) -> None:
         """Write a refusal and end."""
         request_id = secrets.token_hex(8)
-        log.info("%s: %s: refused before the application", request_id, code, extra={"request_id": request_id})
         self.transport.write(refusal_bytes(code, request_id, headers or {}))
+        tell(self.observers, Record(request_id, "unknown", time.time(), 0.0, WIRE[code].status, code))
         self._end()
 
     def _end(self) -> None:
@@ -353,4 +415,8 @@ class _Answering:
                 cycle.keep_alive = True  # or uvicorn would close at once
                 self._connection.last()
 
+        scope["extensions"] = {ON_GONE: self._tell_when_gone}
         await self._app(scope, receive, sent)
+
+    def _tell_when_gone(self, tell: Callable[[], None]) -> None:
+        self._connection.on_gone = tell

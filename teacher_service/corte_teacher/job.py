@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from corte_protocol import Disclosure, Image, Prediction
+from corte_protocol import Disclosure, Prediction
 from corte_teacher.backends import Planes
+from corte_teacher.backends.prepare import Ready
 from corte_teacher.model import Model
 from corte_teacher.pictures import Picture
 
@@ -52,8 +53,8 @@ class Job(Generic[Answer]):
     """
 
     __slots__ = (
-        "admit", "batch", "deadline", "future", "image", "loop", "model", "owner", "planes", "question",
-        "read", "watch",
+        "admit", "batch", "deadline", "future", "loop", "model", "owner", "planes", "question",
+        "read", "ready", "watch",
     )  # fmt: skip
 
     def __init__(
@@ -72,7 +73,7 @@ class Job(Generic[Answer]):
         self.deadline = deadline
         self.watch = watch
         self.question: Question[Answer] | None = None
-        self.image: Image | None = None
+        self.ready: Ready | None = None
         self.planes: Planes | None = None
         self.batch = 0
         self.loop = asyncio.get_running_loop()
@@ -83,28 +84,33 @@ class Job(Generic[Answer]):
         """Whether nobody waits for the answer any more: answered, given up, or past its deadline."""
         return self.future.done() or self.late(0.0)
 
+    @property
+    def light(self) -> bool:
+        """Whether `finish` is quick beside any forward: there are no scores to narrow and to pack."""
+        return self.question is not None and not self.question.asked.prob_bits
+
     def late(self, seconds: float) -> bool:
         """Whether work of so many seconds would end after the deadline."""
         return time.perf_counter() + seconds > self.deadline
 
     def open(self) -> None:
-        """Body to image, in this thread; the body is let go."""
+        """Body to what the model takes, in this thread; the body is let go."""
         assert self.read is not None
         try:
             read, self.read = self.read, None  # let go of also where it raises
             question = read()
             self.admit(question.picture.pixels)
-            self.image = question.picture.decode()
+            self.ready = self.model.prepare(question.picture.decode())
             self.question = question
         finally:
             self.watch.mark("decode")
 
     def finish(self) -> Answer:
         """Planes to the answer, in this thread; the planes are let go."""
-        assert self.question is not None and self.image is not None and self.planes is not None
+        assert self.question is not None and self.planes is not None
         planes, self.planes = self.planes, None
-        size = self.image.pixels.shape[:2]
-        prediction = self.model.disclose(planes, size, self.question.asked)
+        picture = self.question.picture
+        prediction = self.model.disclose(planes, (picture.height, picture.width), self.question.asked)
         self.watch.mark("disclose")
         answer = self.question.encode(prediction)
         self.watch.mark("encode")

@@ -7,6 +7,7 @@ import numpy as np
 from corte_protocol import Disclosure, Image, Prediction, ProtocolError, TeacherInfo, encode_prediction
 from corte_protocol.types import UInt8
 from corte_teacher.backends import Planes
+from corte_teacher.backends.prepare import Ready
 from corte_teacher.batching import Batches
 from corte_teacher.disclosure import disclose
 from corte_teacher.errors import BackendError, TeacherServiceError
@@ -28,12 +29,16 @@ class Model:
 
     def frame(self, image: Image, asked: Disclosure) -> bytes:
         """The answer to one image as a frame. Raises BackendError."""
-        (planes,) = self.run([image.pixels])
+        (planes,) = self.run([self.prepare(image)])
         if isinstance(planes, Exception):
             raise planes
         return encode_prediction(self.disclose(planes, image.pixels.shape[:2], asked))
 
-    def run(self, images: Sequence[UInt8]) -> list[Planes | TeacherServiceError]:
+    def prepare(self, image: Image) -> Ready:
+        """What `run` takes of an image. In any thread, and not within the one that the device waits for."""
+        return self.batches.prepare(image.pixels)
+
+    def run(self, images: Sequence[Ready]) -> list[Planes | TeacherServiceError]:
         """The planes of each image, or why there are none: one image's failure is its own."""
         return [
             _blamed(result) if isinstance(result, Exception) else result

@@ -6,10 +6,13 @@ SIGHUP      read keys and model again, open the audit log again (`reloading.py`)
 """
 
 import asyncio
+import logging
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from typing import Final, cast
 
 import uvicorn
 
@@ -25,6 +28,9 @@ from corte_teacher.reloading import Reloading
 from corte_teacher.service import Service
 from corte_teacher.settings import Settings
 
+log = logging.getLogger(__name__)
+
+_OTHER_FILES: Final = 256  # model, accounts, logs, connections that are only refused
 _GRACE_S = 20  # to finish what is in flight: with the drain's 5 below the 30 s of Compose and Kubernetes
 
 
@@ -77,10 +83,12 @@ def _answer(
         max_connections=settings.max_connections,
         max_body_bytes=settings.max_body_bytes,
     )
+    _make_room(settings.max_connections)
     try:
         config = uvicorn.Config(
             create_app(service),
-            http=protocol(bounds),
+            # uvicorn asks of the type only that it can be called
+            http=cast(type[asyncio.Protocol], protocol(bounds, service.observers)),
             ws="none",
             log_config=None,
             access_log=False,
@@ -179,6 +187,23 @@ class _Life:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _make_room(connections: int) -> None:
+    """Let this process have so many connections, as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    granted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (granted, hard))
+    if granted < wanted:
+        log.warning(
+            "the system allows %d open files, %d connections need %d: raise it, or lower --max-connections",
+            granted,
+            connections,
+            wanted,
+        )
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import resource
 import shutil
 import signal
+import socket
 import time
 import urllib.request
 from collections.abc import Callable
@@ -175,7 +177,10 @@ def test_the_model_is_swapped_without_a_gap(tmp_path: Path, pixels: UInt8, encod
 
 
 def test_what_the_operator_sees(tiny: Path, tmp_path: Path, pixels: UInt8, encode: Encode) -> None:
-    """Metrics on a port of their own, an audit line a question, a log line a request, one request id."""
+    """Metrics on a port of their own, an audit line a question, a log line a request, one request id.
+
+    Bytes that are no HTTP, which no route ever saw, are counted and logged like any other refusal.
+    """
     keys, audit = tmp_path / "keys.json", tmp_path / "audit.jsonl"
     key = create_key(keys, "alice")
     port = free_port()
@@ -185,6 +190,9 @@ def test_what_the_operator_sees(tiny: Path, tmp_path: Path, pixels: UInt8, encod
         answer = ask(teacher.url, encode(pixels), key=key)
         assert read(answer)
         assert_problem(httpx.get(f"{teacher.url}/metrics"), "not-found")
+        with socket.create_connection(("127.0.0.1", httpx.URL(teacher.url).port)) as wrong:
+            wrong.sendall(b"no HTTP\r\n\r\n")
+            assert wrong.recv(4096).startswith(b"HTTP/1.1 400 ")
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
             metrics = page.read().decode()
         audit.rename(tmp_path / "audit.1")
@@ -192,6 +200,7 @@ def test_what_the_operator_sees(tiny: Path, tmp_path: Path, pixels: UInt8, encod
         time.sleep(0.5)
         assert read(ask(teacher.url, encode(pixels), key=key))
     assert f'corte_pixels_total{{key="alice"}} {21.0 * 34}' in metrics
+    assert 'corte_requests_total{code="bad-request",route="unknown"} 1.0' in metrics
     for stage in ("read", "decode", "queue", "forward", "disclose", "encode", "send"):
         assert f'corte_stage_seconds_count{{stage="{stage}"}} 1.0' in metrics
     first, second = (json.loads(f.read_text()) for f in (tmp_path / "audit.1", audit))
@@ -199,6 +208,7 @@ def test_what_the_operator_sees(tiny: Path, tmp_path: Path, pixels: UInt8, encod
     assert first["key"] == "alice" and first["pixels"] == 21 * 34 and first["digest"] == second["digest"]
     logged = [json.loads(line) for line in teacher.lines if line.startswith("{")]
     assert any(line.get("request_id") == first["request_id"] for line in logged)
+    assert any(line.get("code") == "bad-request" for line in logged)
     assert key not in "".join(teacher.lines) + audit.read_text() + metrics
 
 
@@ -216,6 +226,21 @@ def test_the_stages_add_up(open_teacher: str, tiny: Path, pixels: UInt8, encode:
         float(x.split()[-1]) for x in lines if x.startswith('corte_request_seconds_sum{route="/v1/predict"')
     )
     assert abs(stages / whole - 1) < 0.03
+
+
+def test_as_many_files_as_connections(tiny: Path) -> None:
+    """The limit of open files is raised for the connections allowed, and where it cannot be, that is told."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))  # the service inherits it
+        for connections, told in ((200, False), (hard, True)):
+            args = ["--backend", "onnx", "--model", str(tiny), "--open"]
+            with teacher_process([*args, "--max-connections", str(connections)]) as teacher:
+                allowed, _ = resource.prlimit(teacher.process.pid, resource.RLIMIT_NOFILE)
+            assert allowed >= (hard if told else connections)
+            assert any("lower --max-connections" in line for line in teacher.lines) == told
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_answers_come_on_the_quantum(tiny: Path, pixels: UInt8, encode: Encode) -> None:

@@ -97,12 +97,10 @@ def test_gauges_are_read_when_asked_for() -> None:
         queue=lambda: now["queue"],
         ready=lambda: now["ready"] == 1,
         revision=lambda: revisions[-1],
-        queue_pixels=lambda: now["pixels"],
         places=lambda: now["places"],
     )
     before = page_of(metrics)
     assert before["corte_queue_requests", ()] == 3
-    assert before["corte_queue_pixels", ()] == 5000
     assert before["corte_places_taken", ()] == 4
     assert before["corte_ready", ()] == 0
     assert before["corte_model_info", (("revision", "r1"),)] == 1
@@ -118,7 +116,7 @@ def test_a_gauge_without_callback_is_left_out() -> None:
     """What the service cannot tell has no series that reads zero."""
     page = page_of(made())
     assert ("corte_queue_requests", ()) in page
-    assert ("corte_queue_pixels", ()) not in page and ("corte_places_taken", ()) not in page
+    assert ("corte_places_taken", ()) not in page
 
 
 @given(

@@ -27,7 +27,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from corte_protocol import VOID, Disclosure
 from corte_protocol.types import Float16, UInt8
-from corte_teacher.backends.prepare import prepare
+from corte_teacher.backends.prepare import Prepared, Ready, prepare
 from corte_teacher.card import Card
 from corte_teacher.errors import OutOfMemory, StartError
 
@@ -67,11 +67,15 @@ class OnnxBackend:
         self._outputs = _outputs(ceiling)
         self._tight = False
 
-    def predict(self, pixels: UInt8) -> tuple[UInt8, Float16 | None]:
+    def prepare(self, pixels: UInt8) -> Prepared:
+        """See `PreparingBackend.prepare`."""
+        return prepare(self._spec, pixels)
+
+    def predict(self, pixels: Ready) -> tuple[UInt8, Float16 | None]:
         """See `Backend.predict`. Raises OutOfMemory when there is too little; the session lives on."""
         return self.predict_many([pixels])[0]
 
-    def predict_many(self, pixels: Sequence[UInt8]) -> list[tuple[UInt8, Float16 | None]]:
+    def predict_many(self, pixels: Sequence[Ready]) -> list[tuple[UInt8, Float16 | None]]:
         """What `predict` gives for each image, all of one size, in one run. Raises OutOfMemory."""
         if len({image.shape for image in pixels}) != 1:
             raise ValueError("a batch is of images of one size")
@@ -86,8 +90,8 @@ class OnnxBackend:
                 raise OutOfMemory(f"no memory in the model: {exc}") from exc
             raise
 
-    def _run(self, pixels: Sequence[UInt8]) -> list[tuple[UInt8, Float16 | None]]:
-        prepared = [prepare(self._spec, image) for image in pixels]
+    def _run(self, pixels: Sequence[Ready]) -> list[tuple[UInt8, Float16 | None]]:
+        prepared = [image if isinstance(image, Prepared) else self.prepare(image) for image in pixels]
         _, size, (height, width) = prepared[0]
         arrays = [image.array for image in prepared]
         feed = {self._input: arrays[0] if len(arrays) == 1 else np.concatenate(arrays)}

@@ -11,11 +11,21 @@ from corte_teacher.card import Input
 
 
 class Prepared(NamedTuple):
-    """A network's input and the way back: resize its output to `size`, then cut the top left `crop`."""
+    """A network's input and the way back: resize its output to `size`, then cut the top left `crop`, which is
+    the image's own size."""
 
     array: npt.NDArray[Any]  # float32 or uint8, [1, 3, h, w] or [1, h, w, 3]
     size: tuple[int, int]
     crop: tuple[int, int]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The image's height and width, where its pixels' `shape` has them."""
+        return self.crop
+
+
+Ready = UInt8 | Prepared
+"""An image on its way into a network: its pixels [H, W, 3], or what `prepare` made of them."""
 
 
 def prepare(spec: Input, pixels: UInt8) -> Prepared:
@@ -36,10 +46,12 @@ def prepare(spec: Input, pixels: UInt8) -> Prepared:
         if down or right:
             pixels = np.pad(pixels, ((0, down), (0, right), (0, 0)), mode="edge")
         size = pixels.shape[:2]
-    array: npt.NDArray[Any] = pixels
-    if spec.dtype == "float32":
-        mean, std = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
-        array = (pixels.astype(np.float32) / np.float32(255.0) - mean) / std
-    if spec.layout == "nchw":
-        array = array.transpose(2, 0, 1)
-    return Prepared(np.ascontiguousarray(array[None]), size, crop)
+    nchw = spec.layout == "nchw"
+    array: npt.NDArray[Any] = np.ascontiguousarray(pixels.transpose(2, 0, 1) if nchw else pixels)[None]
+    if spec.dtype == "float32":  # plane by plane and in place: 128x256 takes 0.07 ms, and 0.34 by pixels
+        array = array.astype(np.float32)
+        array /= np.float32(255.0)
+        axes = (1, 3, 1, 1) if nchw else (1, 1, 1, 3)
+        array -= np.array(spec.mean, np.float32).reshape(axes)
+        array /= np.array(spec.std, np.float32).reshape(axes)
+    return Prepared(array, size, crop)

@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from corte_protocol import Disclosure
 from corte_protocol.types import Float16, UInt8
-from corte_teacher.backends.prepare import prepare
+from corte_teacher.backends.prepare import Prepared, Ready, prepare
 from corte_teacher.card import Card
 from corte_teacher.errors import BackendError, OutOfMemory, StartError
 
@@ -58,11 +58,15 @@ class TorchBackend:
         self._ceiling = ceiling
         self._low = _LOW.get(card.model.precision) if card.model else None
 
-    def predict(self, pixels: UInt8) -> tuple[UInt8, Float16 | None]:
+    def prepare(self, pixels: UInt8) -> Prepared:
+        """See `PreparingBackend.prepare`."""
+        return prepare(self._card.input, pixels)
+
+    def predict(self, pixels: Ready) -> tuple[UInt8, Float16 | None]:
         """See `Backend.predict`. Raises OutOfMemory when there is too little; the network lives on."""
         return self.predict_many([pixels])[0]
 
-    def predict_many(self, pixels: Sequence[UInt8]) -> list[tuple[UInt8, Float16 | None]]:
+    def predict_many(self, pixels: Sequence[Ready]) -> list[tuple[UInt8, Float16 | None]]:
         """What `predict` gives for each image, all of one size, in one forward. Raises OutOfMemory."""
         if len({image.shape for image in pixels}) != 1:
             raise ValueError("a batch is of images of one size")
@@ -77,8 +81,8 @@ class TorchBackend:
             raise OutOfMemory(f"no memory in the model: {exc}") from exc
 
     @torch.inference_mode()
-    def _run(self, pixels: Sequence[UInt8]) -> list[tuple[UInt8, Float16 | None]]:
-        prepared = [prepare(self._card.input, image) for image in pixels]
+    def _run(self, pixels: Sequence[Ready]) -> list[tuple[UInt8, Float16 | None]]:
+        prepared = [image if isinstance(image, Prepared) else self.prepare(image) for image in pixels]
         _, size, crop = prepared[0]
         x = torch.from_numpy(np.concatenate([image.array for image in prepared])).to(self._network.device)
         with torch.autocast(x.device.type, self._low, enabled=self._low is not None):

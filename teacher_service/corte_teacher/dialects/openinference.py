@@ -87,11 +87,11 @@ def install(app: FastAPI, service: Service) -> None:
         return caller, current, info
 
     @app.get(f"{_ROOT}/health/live")
-    async def live() -> Response:
+    async def live(request: Request) -> Response:
         return _json({"live": True})
 
     @app.get(f"{_ROOT}/health/ready")
-    async def ready() -> Response:
+    async def ready(request: Request) -> Response:
         service.require_traffic()
         return _json({"ready": True})
 
