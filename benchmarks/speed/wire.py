@@ -216,7 +216,9 @@ def full_logits(images: Sequence[UInt8]) -> list[F32]:
     session = one_thread(onnx.load(str(MODEL)))
     found = []
     for pixels in images:
-        (raw,) = session.run(None, {session.get_inputs()[0].name: prepare(spec, pixels).array})
+        (raw,) = session.run(
+            None, {session.get_inputs()[0].name: prepare(spec, Pillow.fromarray(pixels)).array}
+        )
         planes = [
             Pillow.fromarray(plane).resize((WIDTH, HEIGHT), Pillow.Resampling.BILINEAR) for plane in raw[0]
         ]

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, cast, runtime_checkable
 
 import numpy as np
+from PIL.Image import Image
 
 from corte_protocol.types import UInt8, quantise
 from corte_teacher.backends import Backend, Planes
@@ -39,8 +40,8 @@ Size = tuple[int, int]
 class PreparingBackend(Protocol):
     """A backend whose `predict` and `predict_many` also take images that were prepared before, elsewhere."""
 
-    def prepare(self, pixels: UInt8) -> Prepared:
-        """Pixels [H, W, 3] to the network's input, in any thread: the device need not wait for it."""
+    def prepare(self, image: Image) -> Prepared:
+        """A picture in mode RGB to the network's input, in any thread: the device need not wait for it."""
 
 
 @runtime_checkable
@@ -123,9 +124,9 @@ class Batches:
         """What one image of so many pixels takes, as far as is known; 0 before the first forward."""
         return self._per_pixel * pixels
 
-    def prepare(self, pixels: UInt8) -> Ready:
-        """What `run` takes of an image, made in any thread."""
-        return pixels if self._prepares is None else self._prepares.prepare(pixels)
+    def prepare(self, image: Image) -> Ready:
+        """What `run` takes of a picture in mode RGB, made in any thread."""
+        return np.asarray(image) if self._prepares is None else self._prepares.prepare(image)
 
     def run(self, images: Sequence[Ready]) -> list[Planes | Exception]:
         """The planes of each image, or the exception that it, and no neighbour, caused."""

@@ -5,13 +5,12 @@ from collections.abc import Iterator
 from io import BytesIO
 
 import numpy as np
-from PIL import Image as Pillow
 
-from corte_protocol import Image, Prediction, decode_prediction
+from corte_protocol import Prediction, decode_prediction
 from corte_teacher.errors import StartError, TeacherServiceError
 from corte_teacher.loading import Teacher
-from corte_teacher.model import trial_pixels
-from corte_teacher.pictures import read_image
+from corte_teacher.model import trial_picture
+from corte_teacher.pictures import open_picture
 
 
 def report(teacher: Teacher, body: bytes | None) -> Iterator[str]:
@@ -19,10 +18,10 @@ def report(teacher: Teacher, body: bytes | None) -> Iterator[str]:
     info = teacher.info
     if body is None:
         buffer = BytesIO()
-        Pillow.fromarray(trial_pixels()).save(buffer, "PNG")
+        trial_picture().save(buffer, "PNG")
         body = buffer.getvalue()
     try:
-        image: Image = read_image(body, info.limits)
+        image = open_picture(body, info.limits).decode()
         teacher.model.frame(image, info.disclosure)  # the first call pays for set-up
         began = time.perf_counter()
         frame = teacher.model.frame(image, info.disclosure)

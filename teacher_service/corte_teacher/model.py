@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
+from PIL.Image import Image, fromarray
 
-from corte_protocol import Disclosure, Image, Prediction, ProtocolError, TeacherInfo, encode_prediction
-from corte_protocol.types import UInt8
+from corte_protocol import Disclosure, Prediction, ProtocolError, TeacherInfo, encode_prediction
 from corte_teacher.backends import Planes
 from corte_teacher.backends.prepare import Ready
 from corte_teacher.batching import Batches
@@ -24,19 +24,19 @@ class Model:
     def try_out(self, sizes: Sequence[tuple[int, int]]) -> None:
         """A whole answer at each size, and which batches pay there. Raises BackendError."""
         for size in sizes:
-            self.frame(Image(trial_pixels(size)), self.info.disclosure)
+            self.frame(trial_picture(size), self.info.disclosure)
         self.batches.try_out(sizes)
 
     def frame(self, image: Image, asked: Disclosure) -> bytes:
-        """The answer to one image as a frame. Raises BackendError."""
+        """The answer to a picture in mode RGB as a frame. Raises BackendError."""
         (planes,) = self.run([self.prepare(image)])
         if isinstance(planes, Exception):
             raise planes
-        return encode_prediction(self.disclose(planes, image.pixels.shape[:2], asked))
+        return encode_prediction(self.disclose(planes, (image.height, image.width), asked))
 
     def prepare(self, image: Image) -> Ready:
-        """What `run` takes of an image. In any thread, and not within the one that the device waits for."""
-        return self.batches.prepare(image.pixels)
+        """What `run` takes of a picture in mode RGB; in any thread, better not in the one of `run`."""
+        return self.batches.prepare(image)
 
     def run(self, images: Sequence[Ready]) -> list[Planes | TeacherServiceError]:
         """The planes of each image, or why there are none: one image's failure is its own."""
@@ -71,8 +71,8 @@ def _blamed(exc: Exception) -> TeacherServiceError:
     return blamed
 
 
-def trial_pixels(size: tuple[int, int] = TRIAL) -> UInt8:
-    """A picture to try a model on, uint8 [H, W, 3]: a gradient, so that it is not one colour."""
+def trial_picture(size: tuple[int, int] = TRIAL) -> Image:
+    """A picture to try a model on, of that height and width: a gradient, so that it is not one colour."""
     height, width = size
     ramp = np.linspace(0, 255, height * width * 3).astype(np.uint8)
-    return ramp.reshape(height, width, 3)
+    return fromarray(ramp.reshape(height, width, 3))

@@ -4,10 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 
-import numpy as np
 from PIL import Image as Pillow
 
-from corte_protocol import Image, Limits
+from corte_protocol import Limits
 from corte_teacher.errors import InvalidRequest, TooLarge, Unreadable
 from corte_teacher.outline import require_few_parts
 from corte_teacher.shortage import is_short
@@ -18,11 +17,14 @@ _EIGHT_BIT = {"RGB", "L", "1", "P", "PA", "LA", "RGBA", "RGBX", "CMYK", "YCbCr"}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """An image of known size, H x W, that is not decoded yet. `decode` blocks, and raises Unreadable."""
+    """An image of known size, H x W, that is not decoded yet.
+
+    `decode` gives it in mode RGB; it blocks, and raises Unreadable.
+    """
 
     height: int
     width: int
-    decode: Callable[[], Image]
+    decode: Callable[[], Pillow.Image]
 
     @property
     def pixels(self) -> int:
@@ -52,22 +54,17 @@ def open_picture(body: bytes | memoryview, limits: Limits) -> Picture:
     return Picture(picture.height, picture.width, lambda: _decoded(picture, body))
 
 
-def read_image(body: bytes | memoryview, limits: Limits) -> Image:
-    """Open and decode at once. Blocking. Raises as `open_picture` and `Picture.decode`."""
-    return open_picture(body, limits).decode()
-
-
-def _decoded(picture: Pillow.Image, body: bytes | memoryview) -> Image:
-    with picture:
-        try:
-            if picture.mode in ("P", "PA"):  # straight to RGB, Pillow warns about transparent palettes
-                pixels = np.asarray(picture.convert("RGBA").convert("RGB"))
-            elif picture.mode == "RGB":  # convert() would copy: 0.1 ms at 256 x 512
-                pixels = np.asarray(picture)
-            else:
-                pixels = np.asarray(picture.convert("RGB"))
-        except Exception as exc:  # as above: truncated, corrupt, or worse
-            raise Unreadable("no readable pixels") from exc
-    if picture.format == "PNG" and is_short(body, pixels):
+def _decoded(picture: Pillow.Image, body: bytes | memoryview) -> Pillow.Image:
+    try:
+        picture.load()
+        if picture.mode in ("P", "PA"):  # straight to RGB, Pillow warns about transparent palettes
+            found = picture.convert("RGBA").convert("RGB")
+        elif picture.mode == "RGB":  # convert() would copy: 0.1 ms at 256 x 512
+            found = picture
+        else:
+            found = picture.convert("RGB")
+    except Exception as exc:  # as above: truncated, corrupt, or worse
+        raise Unreadable("no readable pixels") from exc
+    if picture.format == "PNG" and is_short(body, found):
         raise Unreadable("fewer pixels than the header promises")
-    return Image(pixels)
+    return found

@@ -8,7 +8,8 @@ import zlib
 from collections.abc import Iterator
 from typing import Final
 
-from corte_protocol.types import UInt8
+import numpy as np
+from PIL.Image import Image
 
 _SAMPLES: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _PASSES: Final = (
@@ -23,9 +24,10 @@ _PASSES: Final = (
 _STEP: Final = 1 << 16
 
 
-def is_short(body: bytes | memoryview, pixels: UInt8) -> bool:
-    """Whether the PNG in `body`, decoded to `pixels` uint8 [H, W, 3], holds fewer than it promises."""
-    ends = pixels[-2:].any(axis=(1, 2))  # interlaced, the last row or the one before is in the last pass
+def is_short(body: bytes | memoryview, picture: Image) -> bool:
+    """Whether the PNG in `body`, decoded to `picture` in mode RGB, holds fewer pixels than it promises."""
+    last = picture.crop((0, max(0, picture.height - 2), picture.width, picture.height))
+    ends = np.asarray(last).any(axis=(1, 2))  # interlaced, one of the two is in the last pass
     return not ends.all() and not _holds(body, _promised(body))
 
 

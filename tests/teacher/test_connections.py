@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import pytest
 import uvicorn
@@ -90,7 +91,7 @@ def running(bounds: Connections, loop: str = "asyncio", buffer: int = 0) -> Iter
     built = reader.bounded
     config = uvicorn.Config(
         Starlette(routes=routes),
-        http=reader,
+        http=cast(type[asyncio.Protocol], reader),
         loop=loop,
         ws="none",
         lifespan="off",

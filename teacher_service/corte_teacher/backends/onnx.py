@@ -24,6 +24,7 @@ import onnx
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from PIL.Image import Image, fromarray
 
 from corte_protocol import VOID, Disclosure
 from corte_protocol.types import Float16, UInt8
@@ -67,9 +68,9 @@ class OnnxBackend:
         self._outputs = _outputs(ceiling)
         self._tight = False
 
-    def prepare(self, pixels: UInt8) -> Prepared:
+    def prepare(self, image: Image) -> Prepared:
         """See `PreparingBackend.prepare`."""
-        return prepare(self._spec, pixels)
+        return prepare(self._spec, image)
 
     def predict(self, pixels: Ready) -> tuple[UInt8, Float16 | None]:
         """See `Backend.predict`. Raises OutOfMemory when there is too little; the session lives on."""
@@ -91,7 +92,9 @@ class OnnxBackend:
             raise
 
     def _run(self, pixels: Sequence[Ready]) -> list[tuple[UInt8, Float16 | None]]:
-        prepared = [image if isinstance(image, Prepared) else self.prepare(image) for image in pixels]
+        prepared = [
+            image if isinstance(image, Prepared) else self.prepare(fromarray(image)) for image in pixels
+        ]
         _, size, (height, width) = prepared[0]
         arrays = [image.array for image in prepared]
         feed = {self._input: arrays[0] if len(arrays) == 1 else np.concatenate(arrays)}

@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import torch
+from PIL.Image import Image, fromarray
 from torch import Tensor
 from torch.nn import functional
 
@@ -58,9 +59,9 @@ class TorchBackend:
         self._ceiling = ceiling
         self._low = _LOW.get(card.model.precision) if card.model else None
 
-    def prepare(self, pixels: UInt8) -> Prepared:
+    def prepare(self, image: Image) -> Prepared:
         """See `PreparingBackend.prepare`."""
-        return prepare(self._card.input, pixels)
+        return prepare(self._card.input, image)
 
     def predict(self, pixels: Ready) -> tuple[UInt8, Float16 | None]:
         """See `Backend.predict`. Raises OutOfMemory when there is too little; the network lives on."""
@@ -82,7 +83,9 @@ class TorchBackend:
 
     @torch.inference_mode()
     def _run(self, pixels: Sequence[Ready]) -> list[tuple[UInt8, Float16 | None]]:
-        prepared = [image if isinstance(image, Prepared) else self.prepare(image) for image in pixels]
+        prepared = [
+            image if isinstance(image, Prepared) else self.prepare(fromarray(image)) for image in pixels
+        ]
         _, size, crop = prepared[0]
         x = torch.from_numpy(np.concatenate([image.array for image in prepared])).to(self._network.device)
         with torch.autocast(x.device.type, self._low, enabled=self._low is not None):

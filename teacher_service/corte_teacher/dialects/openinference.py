@@ -17,6 +17,7 @@ from typing import Final, cast
 
 import numpy as np
 from fastapi import FastAPI, Request, Response
+from PIL import Image as Pillow
 from starlette.exceptions import HTTPException
 
 from corte_protocol import Disclosure, Image, Prediction, TeacherInfo
@@ -195,7 +196,7 @@ def read_question(body: bytes, header_length: str | None, info: TeacherInfo) -> 
     elif tensor.name == "pixels":
         image = Image(decoded_image(tensor, info.limits))
         height, width, _ = image.pixels.shape
-        picture = Picture(height, width, lambda: image)
+        picture = Picture(height, width, lambda: Pillow.fromarray(image.pixels))
     else:
         raise BadRequest("no input of that name")
     return Question(picture, asked, partial(write_answer, echo, outputs))
