@@ -123,6 +123,38 @@ def test_an_illegal_prediction_cannot_exist(classes: Any, probs: Any) -> None:
         Prediction(classes, probs, "r")
 
 
+_SCORE = st.sampled_from([0.0, -0.0, 0.25, 0.5, 1.0]) | st.floats(width=16)
+
+
+@given(st.integers(0, 1 << 30), st.integers(2, 255), st.sampled_from([8, 56, 57, 64, 255]))
+def test_a_class_named_twice_is_found(seed: int, k: int, classes: int) -> None:
+    """However many classes a pixel names and whichever they are, one named twice makes an answer illegal."""
+    rng = np.random.default_rng(seed)
+    named = rng.integers(0, classes, (k, 1, 2), np.uint8)
+    if k <= classes and rng.integers(2):
+        named = np.stack([rng.permutation(classes)[:k] for _ in range(2)], 1).astype(np.uint8)[:, None]
+    fine = all(len(set(pixel)) == k for pixel in named.reshape(k, 2).T.tolist())
+    try:
+        Prediction(named, np.zeros((k, 1, 2), np.float16), "r")
+    except InvalidValue:
+        assert not fine
+    else:
+        assert fine
+
+
+@given(hnp.arrays(np.float16, st.tuples(st.integers(1, 4), st.just(1), st.just(2)), elements=_SCORE))
+def test_scores_are_checked_as_numbers(probs: np.ndarray[Any, np.dtype[np.float16]]) -> None:
+    """Scores of 16 bits are legal where all lie in 0..1 and descend, be a zero negative or not."""
+    fine = bool(((probs >= 0) & (probs <= 1)).all()) and not (probs[1:] > probs[:-1]).any()
+    ids = np.arange(len(probs), dtype=np.uint8)[:, None, None].repeat(2, 2)
+    try:
+        Prediction(ids, probs, "r")
+    except InvalidValue:
+        assert not fine
+    else:
+        assert fine
+
+
 def test_values_keep_their_own_arrays() -> None:
     """A caller's array stays writable and is not shared."""
     pixels = np.zeros((2, 3, 3), U8)
