@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from corte_protocol import Disclosure, Image, Limits, Prediction, TeacherInfo, encode_info, encode_prediction
 from corte_protocol.errors import WIRE
-from corte_protocol.routes import DISCLOSURE_QUERY, FRAME_TYPE, INFO, PREDICT, PROBLEM_TYPE
+from corte_protocol.routes import DEADLINE_HEADER, DISCLOSURE_QUERY, FRAME_TYPE, INFO, PREDICT, PROBLEM_TYPE
 from corte_protocol.types import UInt8
 from loopback import served
 from pictures import until
@@ -81,6 +81,8 @@ class FaultyTeacher:
     attempts: int = 0
     bodies: list[bytes] = field(default_factory=list)
     targets: list[str] = field(default_factory=list)
+    deadlines: list[str | None] = field(default_factory=list)
+    """What each question said of its deadline, in milliseconds."""
     hold_after: int | None = None
     """Answers after this many wait for `go_on`."""
     away_after: int | None = None
@@ -105,6 +107,7 @@ class FaultyTeacher:
         self.attempts += 1
         self.bodies.append(body)
         self.targets.append(str(request.url))
+        self.deadlines.append(request.headers.get(DEADLINE_HEADER))
         if self.faults:
             return await self.faults.popleft()(request)
         if self.away_after is not None and self.asked.total() >= self.away_after:

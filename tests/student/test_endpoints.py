@@ -291,6 +291,18 @@ async def test_the_url_carries_the_level_and_nothing_of_the_file(teacher: Faulty
     assert teacher.bodies == [picture.body]
 
 
+async def test_the_teacher_hears_how_long_its_answer_is_wanted(teacher: FaultyTeacher) -> None:
+    """Each attempt names the milliseconds that are left of the request's deadline, so they only shrink."""
+    teacher.faults.append(problem("overloaded", {"Retry-After": "1"}))
+    endpoint = connect(teacher.url, deadline_s=20, connections=1)
+    try:
+        await ask(endpoint)
+    finally:
+        await endpoint.aclose()
+    first, second = (int(told or 0) for told in teacher.deadlines)
+    assert 0 < second <= first - 900 and first <= 20_000
+
+
 def open_endpoint(url: str, key: str | None = None, insecure: bool = False) -> Endpoint:
     secret = None if key is None else SecretStr(key)
     return connect(url, key=secret, insecure_http=insecure, deadline_s=1, connections=1)

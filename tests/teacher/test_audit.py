@@ -17,26 +17,12 @@ import pytest
 from corte_teacher.audit import AuditLog
 from corte_teacher.errors import StartError
 from corte_teacher.record import Record
-
-ADMITTED = Record(
-    request_id="00c0ffee00c0ffee",
-    route="/v1/predict",
-    started=1_763_900_000.125,
-    took=0.25,
-    status=200,
-    code="ok",
-    owner="alice",
-    level="margin",
-    revision="sha256:1",
-    digest="ab" * 32,
-    pixels=714,
-    batch=1,
-)
+from teacher.records import DONE
 
 
 def numbered(number: int) -> Record:
     """A request of its own."""
-    return replace(ADMITTED, request_id=f"{number:016x}")
+    return replace(DONE, request_id=f"{number:016x}")
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -66,9 +52,9 @@ def test_one_line_for_each_admitted_image(tmp_path: Path) -> None:
     """The file, its owner's only, has every field of an admitted request and nothing of the others."""
     path = tmp_path / "audit.jsonl"
     with closing(AuditLog(path)) as audit:
-        audit(replace(ADMITTED, digest=None, pixels=0, code="unauthorized"))
-        audit(ADMITTED)
-        audit(replace(ADMITTED, owner="", code="quota"))
+        audit(replace(DONE, digest=None, pixels=0, code="unauthorized"))
+        audit(DONE)
+        audit(replace(DONE, owner="", code="quota"))
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     first, second = lines(path)
     assert first == {
@@ -142,10 +128,10 @@ def test_a_full_disk_is_told_once_a_minute(caplog: pytest.LogCaptureFixture) -> 
         assert audit.lost == 100
         assert [r.levelname for r in caplog.records] == ["ERROR"]
         now[0] += 59.9
-        audit(ADMITTED)
+        audit(DONE)
         assert len(caplog.records) == 1
         now[0] += 0.1
-        audit(ADMITTED)
+        audit(DONE)
     assert "No space left on device; lines lost: 1" in caplog.messages[0]
     assert "No space left on device; lines lost: 102" in caplog.messages[1]
 
@@ -216,5 +202,5 @@ def test_after_close_lines_are_lost(tmp_path: Path) -> None:
     """A request that ends after the log was closed fails nothing and writes to no other file."""
     audit = AuditLog(tmp_path / "audit.jsonl")
     audit.close()
-    audit(ADMITTED)
+    audit(DONE)
     assert audit.lost == 1 and (tmp_path / "audit.jsonl").read_bytes() == b""

@@ -15,19 +15,7 @@ from hypothesis import strategies as st
 from corte_teacher.logs import JsonFormatter, TextFormatter, rfc3339
 from corte_teacher.observing import tell
 from corte_teacher.record import Record
-
-DONE = Record(
-    request_id="00c0ffee00c0ffee",
-    route="/v1/predict",
-    started=1.7e9,
-    took=0.0123456,
-    status=200,
-    code="ok",
-    owner="alice",
-    digest="0" * 64,
-    pixels=714,
-    batch=2,
-)
+from teacher.records import DONE
 
 PROGRAM = """
 import logging, sys

@@ -17,23 +17,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from corte_protocol.errors import WIRE
 from corte_teacher.errors import StartError
 from corte_teacher.metrics import Metrics, MetricsServer, serve_metrics
-from corte_teacher.record import STAGES, Record
+from teacher.records import DONE
 
 Page = dict[tuple[str, tuple[tuple[str, str], ...]], float]
-
-DONE = Record(
-    request_id="0" * 16,
-    route="/v1/predict",
-    started=1.7e9,
-    took=0.28,
-    status=200,
-    code="ok",
-    owner="alice",
-    digest="0" * 64,
-    pixels=714,
-    batch=2,
-    stages={stage: 0.01 * number for number, stage in enumerate(STAGES, 1)},
-)
 
 
 def made(**callbacks: Callable[[], int]) -> Metrics:

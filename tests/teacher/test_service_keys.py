@@ -1,5 +1,6 @@
 """Keys at a running service: ceilings, budgets, places of their own; changes count without a restart."""
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -140,3 +141,23 @@ def test_a_refusal_is_not_billed(url: str, key_path: Path, pixels: UInt8, encode
     assert_problem(ask(url, encode(pixels), "text/plain", key=key), "media-type")
     assert_problem(ask(url, encode(pixels), key=key, query="?disclosure=full"), "forbidden")
     assert read(ask(url, encode(pixels), key=key))
+
+
+def test_a_keys_own_places_are_counted_from_the_first_byte(
+    url: str, key_path: Path, pixels: UInt8, encode: Encode
+) -> None:
+    """A body that is still on its way holds the only place of its key: 429, and room again afterwards."""
+    key = create_key(key_path, "one", Grant(concurrency=1))
+    assert known(url, key)
+    head = f"POST /v1/predict HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n"
+    with socket.create_connection(("127.0.0.1", httpx.URL(url).port or 0)) as slow:
+        slow.sendall(f"{head}content-type: image/png\r\ncontent-length: 1000\r\n\r\nabc".encode())
+        until = time.monotonic() + 5
+        while (refused := ask(url, encode(pixels), key=key)).status_code == 200 and time.monotonic() < until:
+            time.sleep(0.05)
+        assert_problem(refused, "busy-key")
+        assert int(refused.headers["retry-after"]) >= 1
+    until = time.monotonic() + 5
+    while (again := ask(url, encode(pixels), key=key)).status_code != 200 and time.monotonic() < until:
+        time.sleep(0.05)
+    assert read(again)

@@ -21,25 +21,11 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from corte_teacher.errors import StartError
 from corte_teacher.record import STAGES, Record
 from corte_teacher.tracing import tracer
+from teacher import records
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
-DONE = Record(
-    request_id="00c0ffee00c0ffee",
-    route="/v1/predict",
-    started=1_763_900_000.125,
-    took=0.28,
-    status=200,
-    code="ok",
-    owner="alice",
-    level="margin",
-    revision="sha256:1",
-    digest="ab" * 32,
-    pixels=714,
-    batch=1,
-    stages={stage: 0.01 * number for number, stage in enumerate(STAGES, 1)},
-    parent=f"00-{TRACE}-{CALLER}-01",
-)
+DONE = replace(records.DONE, parent=f"00-{TRACE}-{CALLER}-01")
 
 
 class Collector(ThreadingHTTPServer):

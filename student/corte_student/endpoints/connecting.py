@@ -13,6 +13,7 @@ from typing import Final
 
 from pydantic import SecretStr
 
+from corte_protocol.routes import DEADLINE_HEADER
 from corte_student.endpoints.address import checked_key, checked_url, ensure_private
 from corte_student.endpoints.config import KINDS, Kind, TeacherConfig
 from corte_student.endpoints.corte import CorteEndpoint
@@ -100,7 +101,10 @@ def connect(
         http = Http(access.url, signer, connections=connections)
         # our own service says 503 when it is full: there is no unknown limit to feel for
         manners = Manners(
-            deadline_s, access.paid, "start it with `corte-teacher serve` or check --teacher-url"
+            deadline_s,
+            access.paid,
+            "start it with `corte-teacher serve` or check --teacher-url",
+            DEADLINE_HEADER,
         )
         sender = Sender(http, Pacer(connections, ramp=False), manners)
         return CorteEndpoint(sender, has_key=signer.has_key)

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from corte_student.endpoints.answers import FREE, Meter
@@ -38,12 +38,14 @@ _NOBODY = "nobody listens"
 class Manners:
     """How a teacher is asked: `deadline_s` a request with its retries; `paid`: requests cost money.
 
-    `remedy` is what to do where nobody answers.
+    `remedy` is what to do where nobody answers; `deadline_header` tells the teacher how many milliseconds of
+    the deadline are left, so that it does not work for nobody.
     """
 
     deadline_s: float
     paid: bool = False
     remedy: str = "check --teacher-url"
+    deadline_header: str | None = None
 
 
 @dataclass(slots=True)
@@ -112,6 +114,12 @@ class Sender:
                 raise AnswerLost(_LOST.format(f"within {self._manners.deadline_s:g} s")) from None
         raise self._unavailable(so_far.setback)
 
+    def _hurried(self, call: Call, left_s: float) -> Call:
+        if self._manners.deadline_header is None:
+            return call
+        left = {self._manners.deadline_header: str(max(1, int(left_s * 1000)))}
+        return replace(call, headers={**call.headers, **left})
+
     async def _attempt(
         self, call: Call, judge: Judge, meter: Meter, began: float, so_far: _Attempts, *, paid: bool
     ) -> Reply | Verdict:
@@ -123,7 +131,7 @@ class Sender:
             loop = asyncio.get_running_loop()
             sent_at = loop.time()
             try:
-                result = await self._http.request(call)
+                result = await self._http.request(self._hurried(call, began + self.deadline_s - sent_at))
             except BrokeContract:
                 raise  # an answer came
             except StudentError:  # no credentials, no trust: never sent
