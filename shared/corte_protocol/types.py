@@ -222,6 +222,8 @@ class Prediction:
         """This answer cut down to the level `to`; asking for more than it holds is an error."""
         if not self.disclosure.allows(to):
             raise InvalidValue(f"an answer of level {self.disclosure} does not hold {to}")
+        if to == self.disclosure:
+            return self
         probs: UInt8 | Float16 | None = None
         if to.prob_bits and self.probs is not None:
             cut = self.probs[: to.top_k]

@@ -8,7 +8,7 @@ Rule 1: at each step the next job is that of the owner whose turn it is (`shares
 Rule 2: an owner has at most a batch of images decoded ahead, so that decoded images are few whatever waits.
 Rule 3: a job that nobody waits for any more is dropped before its next step.
 Rule 4: with nothing else to do the model thread opens and finishes a job itself: two hand-overs cost 0.3 ms.
-Rule 5: labels it always finishes itself: in the caches of another core that takes 0.3 ms more.
+Rule 5: what is quick it always finishes itself: in the caches of another core that takes 0.3 ms more.
 """
 
 import logging
@@ -166,8 +166,8 @@ class Inference:
         with self._lock:
             self._ahead_limit = 1 + jobs[0].model.batches.largest
             alone = len(jobs) == 1 and not self._ready
-            here = [job for job in jobs if job.planes is not None and (alone or job.light)]
-            there = [job for job in jobs if job.planes is not None and not (alone or job.light)]
+            here = [job for job in jobs if job.planes is not None and (alone or job.quick)]
+            there = [job for job in jobs if job.planes is not None and not (alone or job.quick)]
             self._done.extend(there)
             self._work.notify(len(there))
         for job in here:

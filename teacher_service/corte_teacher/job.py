@@ -17,11 +17,15 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Question(Generic[Answer]):
-    """One image, the level asked, and how its dialect writes the answer down."""
+    """One image, the level asked, and how its dialect writes the answer down.
+
+    `quick`: writing it down takes no time beside any forward.
+    """
 
     picture: Picture
     asked: Disclosure
     encode: Callable[[Prediction], Answer]
+    quick: bool = False
 
 
 class Stopwatch:
@@ -53,8 +57,8 @@ class Job(Generic[Answer]):
     """
 
     __slots__ = (
-        "admit", "batch", "deadline", "future", "loop", "model", "owner", "planes", "question",
-        "read", "ready", "watch",
+        "admit", "asked", "batch", "deadline", "encode", "future", "loop", "model", "owner", "planes",
+        "quick", "read", "ready", "size", "watch",
     )  # fmt: skip
 
     def __init__(
@@ -72,7 +76,11 @@ class Job(Generic[Answer]):
         self.admit = admit
         self.deadline = deadline
         self.watch = watch
-        self.question: Question[Answer] | None = None
+        # of the question only these: its picture holds the body and the decoded pixels
+        self.size = (0, 0)
+        self.asked: Disclosure | None = None
+        self.encode: Callable[[Prediction], Answer] | None = None
+        self.quick = False
         self.ready: Ready | None = None
         self.planes: Planes | None = None
         self.batch = 0
@@ -83,11 +91,6 @@ class Job(Generic[Answer]):
     def over(self) -> bool:
         """Whether nobody waits for the answer any more: answered, given up, or past its deadline."""
         return self.future.done() or self.late(0.0)
-
-    @property
-    def light(self) -> bool:
-        """Whether `finish` is quick beside any forward: there are no scores to narrow and to pack."""
-        return self.question is not None and not self.question.asked.prob_bits
 
     def late(self, seconds: float) -> bool:
         """Whether work of so many seconds would end after the deadline."""
@@ -100,19 +103,20 @@ class Job(Generic[Answer]):
             read, self.read = self.read, None  # let go of also where it raises
             question = read()
             self.admit(question.picture.pixels)
-            self.ready = self.model.prepare(question.picture.decode())
-            self.question = question
+            picture = question.picture
+            self.ready = self.model.prepare(picture.decode())
+            self.size = (picture.height, picture.width)
+            self.asked, self.encode, self.quick = question.asked, question.encode, question.quick
         finally:
             self.watch.mark("decode")
 
     def finish(self) -> Answer:
         """Planes to the answer, in this thread; the planes are let go."""
-        assert self.question is not None and self.planes is not None
+        assert self.asked is not None and self.encode is not None and self.planes is not None
         planes, self.planes = self.planes, None
-        picture = self.question.picture
-        prediction = self.model.disclose(planes, (picture.height, picture.width), self.question.asked)
+        prediction = self.model.disclose(planes, self.size, self.asked)
         self.watch.mark("disclose")
-        answer = self.question.encode(prediction)
+        answer = self.encode(prediction)
         self.watch.mark("encode")
         return answer
 

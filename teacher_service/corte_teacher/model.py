@@ -10,7 +10,7 @@ from corte_teacher.backends import Planes
 from corte_teacher.backends.prepare import Ready
 from corte_teacher.batching import Batches
 from corte_teacher.disclosure import disclose
-from corte_teacher.errors import BackendError, TeacherServiceError
+from corte_teacher.errors import BackendError, OutOfMemory, TeacherServiceError
 from corte_teacher.settings import TRIAL
 
 
@@ -35,8 +35,16 @@ class Model:
         return encode_prediction(self.disclose(planes, (image.height, image.width), asked))
 
     def prepare(self, image: Image) -> Ready:
-        """What `run` takes of a picture in mode RGB; in any thread, better not in the one of `run`."""
-        return self.batches.prepare(image)
+        """What `run` takes of a picture in mode RGB; in any thread, better not in the one of `run`.
+
+        Raises OutOfMemory and BackendError.
+        """
+        try:
+            return self.batches.prepare(image)
+        except MemoryError as exc:
+            raise OutOfMemory("no memory to prepare an image") from exc
+        except Exception as exc:  # as in `disclose`
+            raise _blamed(exc) from exc
 
     def run(self, images: Sequence[Ready]) -> list[Planes | TeacherServiceError]:
         """The planes of each image, or why there are none: one image's failure is its own."""

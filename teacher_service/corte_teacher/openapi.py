@@ -5,7 +5,7 @@ It says what docs/protocol.md says, and the same whatever the model.
 
 from typing import Any, Final
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
 
 from corte_protocol.errors import WIRE
@@ -35,7 +35,7 @@ def install(app: FastAPI) -> None:
     made = document()
 
     @app.get(PATH)
-    async def openapi(request: Request) -> Response:
+    async def openapi() -> Response:
         return JSONResponse(made)
 
 

@@ -108,6 +108,8 @@ class OnnxBackend:
             feed[_CROP] = np.array((height, width), np.int64)
         large = len(arrays) * self._classes * size[0] * size[1] > _LARGE
         outputs = [_untiled(planes, len(arrays), height) for planes in self._bound(feed, shape, large)]
+        for plane in (plane for planes in outputs for plane in planes):
+            plane.flags.writeable = False  # or a Prediction would copy what nobody else holds
         return list(zip(outputs[0], outputs[1] if len(outputs) == 2 else [None] * len(arrays), strict=True))
 
     def _bound(self, feed: dict[str, Any], shape: tuple[int, ...], large: bool) -> list[npt.NDArray[Any]]:

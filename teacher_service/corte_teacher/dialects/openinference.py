@@ -88,11 +88,11 @@ def install(app: FastAPI, service: Service) -> None:
         return caller, current, info
 
     @app.get(f"{_ROOT}/health/live")
-    async def live(request: Request) -> Response:
+    async def live() -> Response:
         return _json({"live": True})
 
     @app.get(f"{_ROOT}/health/ready")
-    async def ready(request: Request) -> Response:
+    async def ready() -> Response:
         service.require_traffic()
         return _json({"ready": True})
 
