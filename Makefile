@@ -46,6 +46,7 @@ bench-accuracy: setup
 # this service beside LitServe, BentoML, Ray Serve and bare FastAPI, each in an environment of its own
 bench-serving: setup
 	PYTHONPATH=benchmarks:tests $(BIN)/python -m peers.compare
+	PYTHONPATH=benchmarks:tests $(BIN)/python -m peers.slices
 
 # overload, floods, endings and a soak of the service alone
 bench-operations: setup

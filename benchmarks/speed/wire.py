@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -39,8 +40,8 @@ from PIL import Image as Pillow
 from corte_protocol import Disclosure, decode_prediction, encode_prediction
 from corte_protocol.types import Float16, UInt8
 from corte_teacher.backends import Backend, Source, load_backend
-from corte_teacher.backends.onnx import append_head
-from corte_teacher.backends.prepare import prepare
+from corte_teacher.backends.onnx import OnnxBackend, build
+from corte_teacher.backends.prepare import Prepared, prepare
 from corte_teacher.card import Card, Input, read_card
 from corte_teacher.disclosure import disclose
 
@@ -251,9 +252,10 @@ def graph(last: str, **attributes: Any) -> ModelProto:
 def frames(images: Sequence[UInt8], repeats: int) -> dict[str, list[float]]:
     """Milliseconds of each repeat: logits to a frame of top-2 and its parts, and what it is compared with."""
     card = Card(name="wire", classes=read_card(CARD).classes, input=Input(height=HEIGHT, width=WIDTH))
-    merged = graph("Identity")
-    append_head(merged, card, TOP_2)
-    head, arg_max = one_thread(merged), one_thread(graph("ArgMax", axis=1, keepdims=0))
+    with TemporaryDirectory() as folder:
+        onnx.save(graph("Identity"), path := Path(folder) / "identity.onnx")
+        head = build(path, card, TOP_2, threads=1)
+    arg_max = one_thread(graph("ArgMax", axis=1, keepdims=0))
     took: dict[str, list[float]] = {name: [] for name in (*_PARTS, *_BESIDE)}
     for logits in full_logits(images):
         classes = top_2(head, logits, repeats, took)
@@ -261,14 +263,14 @@ def frames(images: Sequence[UInt8], repeats: int) -> dict[str, list[float]]:
     return took
 
 
-def top_2(head: Any, logits: F32, repeats: int, took: dict[str, list[float]]) -> UInt8:
+def top_2(head: OnnxBackend, logits: F32, repeats: int, took: dict[str, list[float]]) -> UInt8:
     """Logits to a frame as the service does it; returns the two classes uint8 [2, H, W]."""
-    feed = {"logits": logits, "corte_size": np.array([HEIGHT, WIDTH], np.int64)}
+    sent = Prepared(logits, (HEIGHT, WIDTH), (HEIGHT, WIDTH))
     for repeat in range(repeats + 1):
         marks = [perf_counter()]
-        classes, scores = head.run(None, feed)
+        classes, scores = head.predict(sent)
         marks.append(perf_counter())
-        answer = disclose(classes[0], scores[0], TOP_2, TOP_2, REVISION)
+        answer = disclose(classes, scores, TOP_2, TOP_2, REVISION)
         marks.append(perf_counter())
         encode_prediction(answer)
         marks.append(perf_counter())

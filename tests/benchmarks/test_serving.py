@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 import time
+from argparse import Namespace
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from io import BytesIO
@@ -22,7 +24,7 @@ from starlette.routing import Route
 
 from corte_protocol import Prediction, encode_prediction
 from loopback import served
-from peers import processes
+from peers import processes, slices
 from peers.client import Cell, Job, judge_frames, measure
 from peers.intervals import paired, percentile, ratio_of
 from peers.making import make_work, picture
@@ -177,6 +179,23 @@ def test_the_service_and_the_peers_pipeline_give_the_same_bytes(
 def cell_of(cost_ms: float, right: int = 100) -> Cell:
     """A cell of that cost."""
     return Cell(1.0, right, right, 0, {}, [1.0] * right, cost_ms * right / 1000, 0.01, 0.0)
+
+
+def test_slices_are_of_both_servers_and_judged_as_pairs(tmp_path: Path) -> None:
+    """Each pair holds both servers' cost, and the page says whether the bar is met."""
+    work = make_work(tmp_path, 2)
+    ours = our_service(tmp_path)
+    asked = Namespace(slices=4, seconds=0.2, clients=[2], seed=0)
+    with ExitStack() as stack:
+        servers = [stack.enter_context(running(replace(ours, name=n), tmp_path, work)) for n in (OURS, BARE)]
+        pairs = slices.slices(servers, tmp_path, work, 2, asked)
+    assert len(pairs) == 4
+    assert all(pair.ours_ms > 0 and pair.bare_ms > 0 for pair in pairs)
+    for ours_ms, told in ((10.9, "met"), (11.1, "not met")):
+        rows = [slices.Pair(2, ours_ms, 10.0)] * 4
+        assert f"| {ours_ms / 10:.3f} [{ours_ms / 10:.3f}, {ours_ms / 10:.3f}]: {told} |" in slices.page(
+            rows, asked, datetime.now(UTC), "a machine"
+        )
 
 
 def test_the_page_says_whether_the_bar_is_met() -> None:
