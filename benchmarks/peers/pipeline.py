@@ -37,14 +37,14 @@ class Pipeline:
 
     def answer(self, jpeg: bytes) -> bytes:
         """The classes of one picture, H x W bytes, row by row."""
-        picture = Image.open(BytesIO(jpeg))
-        pixels = np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
-        small = np.asarray(Image.fromarray(pixels).resize((_WIDTH, _HEIGHT), Image.Resampling.BILINEAR))
+        opened = Image.open(BytesIO(jpeg))
+        picture = opened if opened.mode == "RGB" else opened.convert("RGB")
+        small = np.asarray(picture.resize((_WIDTH, _HEIGHT), Image.Resampling.BILINEAR))
         array = np.ascontiguousarray(small.transpose(2, 0, 1))[None].astype(np.float32)
         array /= np.float32(255.0)
         array -= _MEAN
         array /= _STD
-        height, width, _ = pixels.shape
+        height, width = picture.height, picture.width
         tops = np.minimum(np.arange(0, height, _ROWS), height - _ROWS)
         begin = np.stack([np.zeros_like(tops), tops, np.zeros_like(tops)], axis=1)
         feed = {
