@@ -7,7 +7,6 @@ because people read it with curl.
 """
 
 import json
-import threading
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -23,7 +22,6 @@ FRAME_MAGIC: Final = b"CRT"
 """How every frame begins, whatever its version."""
 MAGIC: Final = FRAME_MAGIC + b"\x01"
 _ZSTD_LEVEL: Final = 1  # answers are sent once and read often: speed before the last percent
-_THREAD: Final = threading.local()
 _KEYS: Final = {"kind", "height", "width", "k", "bits", "revision", "classes", "probs"}
 MAX_INFO_BYTES: Final = 1 << 20
 
@@ -156,16 +154,8 @@ def _size(fields: dict[str, Any], name: str) -> int:
 
 def _squeeze(planes: np.ndarray[Any, Any]) -> bytes:
     little = planes.astype(planes.dtype.newbyteorder("<"), copy=False)
-    return _compressor().compress(np.ascontiguousarray(little).data)
-
-
-def _compressor() -> zstandard.ZstdCompressor:
-    """This thread's own: making one costs as much as a small label map, and none may be shared."""
-    found: zstandard.ZstdCompressor | None = getattr(_THREAD, "compressor", None)
-    if found is None:
-        found = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True, write_content_size=True)
-        _THREAD.compressor = found
-    return found
+    compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True, write_content_size=True)
+    return compressor.compress(np.ascontiguousarray(little).data)
 
 
 def _expand(blob: object, size: int) -> bytes:

@@ -12,6 +12,7 @@ size, T tiles of r rows.
 import os
 import re
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,11 +25,11 @@ import onnx
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
-from PIL.Image import Image, fromarray
+from PIL.Image import Image
 
 from corte_protocol import VOID, Disclosure
 from corte_protocol.types import Float16, UInt8
-from corte_teacher.backends.prepare import Prepared, Ready, prepare
+from corte_teacher.backends.prepare import Prepared, Ready, prepare, prepared
 from corte_teacher.card import Card
 from corte_teacher.errors import OutOfMemory, StartError
 
@@ -78,10 +79,8 @@ class OnnxBackend:
 
     def predict_many(self, pixels: Sequence[Ready]) -> list[tuple[UInt8, Float16 | None]]:
         """What `predict` gives for each image, all of one size, in one run. Raises OutOfMemory."""
-        if len({image.shape for image in pixels}) != 1:
-            raise ValueError("a batch is of images of one size")
         try:
-            return self._run(pixels)
+            return self._run(prepared(self._spec, pixels))
         except MemoryError as exc:
             self._tight = True
             raise OutOfMemory(f"no memory around the model: {exc}") from exc
@@ -91,12 +90,9 @@ class OnnxBackend:
                 raise OutOfMemory(f"no memory in the model: {exc}") from exc
             raise
 
-    def _run(self, pixels: Sequence[Ready]) -> list[tuple[UInt8, Float16 | None]]:
-        prepared = [
-            image if isinstance(image, Prepared) else self.prepare(fromarray(image)) for image in pixels
-        ]
-        _, size, (height, width) = prepared[0]
-        arrays = [image.array for image in prepared]
+    def _run(self, images: Sequence[Prepared]) -> list[tuple[UInt8, Float16 | None]]:
+        _, size, (height, width) = images[0]
+        arrays = [image.array for image in images]
         feed = {self._input: arrays[0] if len(arrays) == 1 else np.concatenate(arrays)}
         feed[_SIZE] = np.array(size, np.int64)
         shape: tuple[int, ...] = (len(arrays), self._k, height, width)
@@ -108,7 +104,7 @@ class OnnxBackend:
             feed[_CROP] = np.array((height, width), np.int64)
         large = len(arrays) * self._classes * size[0] * size[1] > _LARGE
         outputs = [_untiled(planes, len(arrays), height) for planes in self._bound(feed, shape, large)]
-        for plane in (plane for planes in outputs for plane in planes):
+        for plane in chain(*outputs):
             plane.flags.writeable = False  # or a Prediction would copy what nobody else holds
         return list(zip(outputs[0], outputs[1] if len(outputs) == 2 else [None] * len(arrays), strict=True))
 

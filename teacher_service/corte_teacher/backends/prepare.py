@@ -1,5 +1,6 @@
 """Pixels to model input, as the card says: shared by the backends that run a network."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +27,13 @@ class Prepared(NamedTuple):
 
 Ready = UInt8 | Prepared
 """An image on its way into a network: its pixels [H, W, 3], or what `prepare` made of them."""
+
+
+def prepared(spec: Input, images: Sequence[Ready]) -> list[Prepared]:
+    """Images of one size as a network takes them. Raises ValueError for several sizes."""
+    if len({image.shape[:2] for image in images}) != 1:
+        raise ValueError("a batch is of images of one size")
+    return [i if isinstance(i, Prepared) else prepare(spec, Image.fromarray(i)) for i in images]
 
 
 def prepare(spec: Input, picture: Image.Image) -> Prepared:

@@ -19,13 +19,13 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import torch
-from PIL.Image import Image, fromarray
+from PIL.Image import Image
 from torch import Tensor
 from torch.nn import functional
 
 from corte_protocol import Disclosure
 from corte_protocol.types import Float16, UInt8
-from corte_teacher.backends.prepare import Prepared, Ready, prepare
+from corte_teacher.backends.prepare import Prepared, Ready, prepare, prepared
 from corte_teacher.card import Card
 from corte_teacher.errors import BackendError, OutOfMemory, StartError
 
@@ -69,10 +69,8 @@ class TorchBackend:
 
     def predict_many(self, pixels: Sequence[Ready]) -> list[tuple[UInt8, Float16 | None]]:
         """What `predict` gives for each image, all of one size, in one forward. Raises OutOfMemory."""
-        if len({image.shape for image in pixels}) != 1:
-            raise ValueError("a batch is of images of one size")
         try:
-            return self._run(pixels)
+            return self._run(prepared(self._card.input, pixels))
         except (RuntimeError, MemoryError) as exc:  # torch.OutOfMemoryError is a RuntimeError
             if not (isinstance(exc, torch.OutOfMemoryError | MemoryError) or _NO_MEMORY.search(str(exc))):
                 raise
@@ -82,15 +80,12 @@ class TorchBackend:
             raise OutOfMemory(f"no memory in the model: {exc}") from exc
 
     @torch.inference_mode()
-    def _run(self, pixels: Sequence[Ready]) -> list[tuple[UInt8, Float16 | None]]:
-        prepared = [
-            image if isinstance(image, Prepared) else self.prepare(fromarray(image)) for image in pixels
-        ]
-        _, size, crop = prepared[0]
-        x = torch.from_numpy(np.concatenate([image.array for image in prepared])).to(self._network.device)
+    def _run(self, images: Sequence[Prepared]) -> list[tuple[UInt8, Float16 | None]]:
+        _, size, crop = images[0]
+        x = torch.from_numpy(np.concatenate([image.array for image in images])).to(self._network.device)
         with torch.autocast(x.device.type, self._low, enabled=self._low is not None):
             logits = self._network.forward(x)
-        due = (len(prepared), len(self._card.classes))
+        due = (len(images), len(self._card.classes))
         if logits.ndim != 4 or logits.shape[:2] != due:
             raise BackendError(f"the model answers {list(logits.shape)}, due are {[*due, 'h', 'w']}")
         maps = logits.to(torch.float32).clamp(-_FAR, _FAR)
