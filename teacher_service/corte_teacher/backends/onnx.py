@@ -12,6 +12,7 @@ size, T tiles of r rows.
 import os
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -49,6 +50,7 @@ _NO_MEMORY: Final = re.compile("(?i)failed to allocate memory|bad.alloc|out of m
 # image the street model holds 180 MB, and 932 otherwise. With no arena at all each map is made of fresh
 # pages: 40 ms more for 19x512x1024, 35 for 9x1024x2048.
 _LARGE: Final = 1 << 26
+_SMALL: Final = 1 << 21  # below, arrays of ours are not worth the 0.1 ms that it takes to bind them
 
 
 class OnnxBackend:
@@ -102,8 +104,12 @@ class OnnxBackend:
             shape = (len(feed[_FROM]), 1, self._k, rows, width)
         elif self._cuts:
             feed[_CROP] = np.array((height, width), np.int64)
-        large = len(arrays) * self._classes * size[0] * size[1] > _LARGE
-        outputs = [_untiled(planes, len(arrays), height) for planes in self._bound(feed, shape, large)]
+        dense = len(arrays) * self._classes * size[0] * size[1]
+        if dense < _SMALL and not self._tight:
+            found = self._session.run(None, feed)
+        else:
+            found = self._bound(feed, shape, dense > _LARGE)
+        outputs = [_untiled(planes, len(arrays), height) for planes in found]
         for plane in chain(*outputs):
             plane.flags.writeable = False  # or a Prediction would copy what nobody else holds
         return list(zip(outputs[0], outputs[1] if len(outputs) == 2 else [None] * len(arrays), strict=True))
@@ -124,6 +130,7 @@ class OnnxBackend:
         return outputs
 
 
+@lru_cache(maxsize=64)
 def _tiles(images: int, height: int, width: int, rows: int) -> tuple[npt.NDArray[np.int64], ...]:
     """First and last (image, row, column) of each tile, int64 [T, 3] each; all have `rows` rows.
 
@@ -133,7 +140,10 @@ def _tiles(images: int, height: int, width: int, rows: int) -> tuple[npt.NDArray
     start = np.zeros((images * len(tops), 3), np.int64)
     start[:, 0] = np.arange(images).repeat(len(tops))
     start[:, 1] = np.tile(tops, images)
-    return start, start + np.array((1, rows, width), np.int64)
+    both = (start, start + np.array((1, rows, width), np.int64))
+    for corners in both:  # all runs share them
+        corners.flags.writeable = False
+    return both
 
 
 def _untiled(planes: npt.NDArray[Any], images: int, height: int) -> list[npt.NDArray[Any]]:
