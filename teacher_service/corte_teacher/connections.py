@@ -21,6 +21,7 @@ from corte_protocol.errors import WIRE
 from corte_protocol.routes import REQUEST_ID_HEADER
 from corte_teacher.answers import problem
 from corte_teacher.extensions import ON_GONE
+from corte_teacher.gathering import Gathering
 from corte_teacher.observing import tell
 from corte_teacher.record import Observer, Record
 
@@ -152,6 +153,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a head, or refuse."""
+        self.gathering = Gathering(transport)
         if len(self.connections) >= self.bounds.max_connections:
             self.transport = transport
             if self.refused >= _REFUSED:
@@ -161,7 +163,7 @@ class BoundedProtocol(HttpToolsProtocol):
             type(self).refused += 1
             self._say("overloaded", {"retry-after": "1"})
             return
-        super().connection_made(transport)
+        super().connection_made(self.gathering)
         self._wait(self.bounds.head_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -260,6 +262,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """An answer is out: go on with the next request, or end."""
+        self.gathering.release()
         self._owed -= 1
         self.on_gone = None
         super().on_response_complete()
@@ -404,7 +407,11 @@ class _Answering:
         async def sent(message: Message) -> None:
             cycle = self.cycle
             assert cycle is not None
-            if message["type"] != "http.response.start" or not cycle.more_body:
+            if message["type"] != "http.response.start":
+                await send(message)
+                return
+            self._connection.gathering.hold()
+            if not cycle.more_body:
                 await send(message)
                 return
             # a client that was not told to continue may send no body, and its next request in its place

@@ -5,7 +5,7 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from corte_protocol.errors import WIRE
@@ -75,6 +75,17 @@ async def count(request: Request) -> Response:
     return PlainTextResponse(str(size))
 
 
+async def parts(request: Request) -> Response:
+    """Say a word, and another one later."""
+
+    async def words() -> AsyncIterator[str]:
+        yield "one "
+        await asyncio.sleep(SHORT)
+        yield "two"
+
+    return StreamingResponse(words())
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
     """A running server: its port and its protocol class."""
@@ -86,7 +97,9 @@ class Server:
 @contextmanager
 def running(bounds: Connections, loop: str = "asyncio", buffer: int = 0) -> Iterator[Server]:
     """uvicorn in a thread with the routes above; `buffer` is the receive buffer of its sockets."""
-    routes = [Route(f"/{f.__name__}", f, methods=["GET", "POST"]) for f in (ok, deny, trailers, slow, count)]
+    routes = [
+        Route(f"/{f.__name__}", f, methods=["GET", "POST"]) for f in (ok, deny, trailers, slow, count, parts)
+    ]
     reader = protocol(bounds)
     built = reader.bounded
     config = uvicorn.Config(
@@ -245,6 +258,35 @@ def test_an_idle_connection_is_kept(server: Server) -> None:
             connection.sendall(GET)
             assert one_answer(connection).endswith(b"ok")
             threading.Event().wait(2 * SHORT)
+
+
+def test_an_answer_is_one_packet(server: Server) -> None:
+    """Head and body of each answer are read at once."""
+    with connected(server) as connection:
+        for _ in range(50):
+            connection.sendall(GET)
+            piece = connection.recv(1 << 16)
+            assert piece.startswith(b"HTTP/1.1 200") and piece.endswith(b"\r\n\r\nok")
+
+
+def test_a_head_without_a_body_is_sent(server: Server) -> None:
+    """HEAD is answered, and what comes next on its connection as well, also where it is the last."""
+    with connected(server) as connection:
+        connection.sendall(GET.replace(b"GET", b"HEAD") + GET)
+        answers = one_answer(connection)
+        while not answers.endswith(b"ok"):
+            answers += connection.recv(1 << 16)
+        assert answers.count(b"HTTP/1.1 200") == 2
+        connection.sendall(LAST.replace(b"GET", b"HEAD"))
+        assert to_the_end(connection).startswith(b"HTTP/1.1 200")
+
+
+def test_parts_of_an_answer_are_sent_when_they_are_there(server: Server) -> None:
+    """The head comes with the first part, which does not wait for the second."""
+    with connected(server) as connection:
+        connection.sendall(LAST.replace(b"/ok", b"/parts"))
+        assert connection.recv(1 << 16).endswith(b"one \r\n")
+        assert to_the_end(connection) == b"3\r\ntwo\r\n0\r\n\r\n"
 
 
 @pytest.mark.parametrize("pieces", [1, 3, 700])
