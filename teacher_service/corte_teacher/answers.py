@@ -21,10 +21,11 @@ from corte_protocol.errors import WIRE
 from corte_protocol.routes import PROBLEM_TYPE, REQUEST_ID_HEADER
 from corte_teacher.dialects import openinference
 from corte_teacher.errors import TeacherServiceError
+from corte_teacher.job import Notes
 from corte_teacher.observing import tell
 from corte_teacher.quotas import headers as quota_headers
 from corte_teacher.record import Record
-from corte_teacher.service import Notes, Service
+from corte_teacher.service import Service
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from corte_teacher.admission import read_body
 from corte_teacher.callers import Caller
 from corte_teacher.errors import DeadlinePassed
 from corte_teacher.extensions import ON_GONE
-from corte_teacher.job import Answer, Question
-from corte_teacher.service import Current, Notes, Service
+from corte_teacher.job import Answer, Notes, Question
+from corte_teacher.service import Current, Service
 
 
 def notes_of(request: Request) -> Notes:

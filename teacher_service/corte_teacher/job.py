@@ -1,16 +1,19 @@
 """One request on its way through the threads, and where its time went."""
 
 import asyncio
+import hashlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from corte_protocol import Disclosure, Prediction
 from corte_teacher.backends import Planes
 from corte_teacher.backends.prepare import Ready
+from corte_teacher.callers import Caller
 from corte_teacher.model import Model
 from corte_teacher.pictures import Picture
+from corte_teacher.quotas import Standing
 
 Answer = TypeVar("Answer")
 
@@ -49,34 +52,50 @@ class Stopwatch:
         return self._last - self.began
 
 
+@dataclass(slots=True)
+class Notes:
+    """What the parts of a request's way write down for its record; one a request."""
+
+    watch: Stopwatch = field(default_factory=Stopwatch)
+    owner: str = ""
+    level: str | None = None
+    revision: str | None = None
+    digest: str | None = None
+    pixels: int = 0
+    batch: int = 0
+    standings: Sequence[Standing] = ()
+
+
 class Job(Generic[Answer]):
     """One question while it waits and is worked on. Made in the event loop, worked on in threads.
 
-    `read` makes the question of the body; `admit` takes its pixels on the owner's account, or raises. Both
-    may block and raise any TeacherServiceError. `deadline` is of `time.perf_counter`.
+    `read` makes a question of `body`, in a thread; it may raise any TeacherServiceError. `deadline` is of
+    `time.perf_counter`.
     """
 
     __slots__ = (
-        "admit", "asked", "batch", "deadline", "encode", "future", "loop", "model", "owner", "planes",
-        "quick", "read", "ready", "size", "watch",
+        "asked", "batch", "body", "caller", "deadline", "encode", "future", "loop", "model", "notes", "owner",
+        "picture", "planes", "quick", "read", "ready", "size", "watch",
     )  # fmt: skip
 
     def __init__(
         self,
-        owner: str,
+        caller: Caller,
         model: Model,
-        read: Callable[[], Question[Answer]],
-        admit: Callable[[int], None],
+        body: bytes,
+        read: Callable[[bytes], Question[Answer]],
         deadline: float,
-        watch: Stopwatch,
+        notes: Notes,
     ) -> None:
-        self.owner = owner
+        self.caller = caller
+        self.owner = caller.owner
         self.model = model
-        self.read: Callable[[], Question[Answer]] | None = read
-        self.admit = admit
+        self.body: bytes | None = body
+        self.read = read
         self.deadline = deadline
-        self.watch = watch
-        # of the question only these: its picture holds the body and the decoded pixels
+        self.notes = notes
+        self.watch = notes.watch
+        self.picture: Picture | None = None
         self.size = (0, 0)
         self.asked: Disclosure | None = None
         self.encode: Callable[[Prediction], Answer] | None = None
@@ -96,17 +115,26 @@ class Job(Generic[Answer]):
         """Whether work of so many seconds would end after the deadline."""
         return time.perf_counter() + seconds > self.deadline
 
-    def open(self) -> None:
-        """Body to what the model takes, in this thread; the body is let go."""
-        assert self.read is not None
+    def judge(self) -> None:
+        """Body to a picture of known size, in this thread, and who asks about what into the notes."""
+        assert self.body is not None
         try:
-            read, self.read = self.read, None  # let go of also where it raises
-            question = read()
-            self.admit(question.picture.pixels)
-            picture = question.picture
-            self.ready = self.model.prepare(picture.decode())
-            self.size = (picture.height, picture.width)
+            body, self.body = self.body, None  # let go of also where it raises
+            self.notes.digest = hashlib.sha256(body).hexdigest()
+            question = self.read(body)
+            self.picture = question.picture
+            self.size = (question.picture.height, question.picture.width)
             self.asked, self.encode, self.quick = question.asked, question.encode, question.quick
+            self.notes.level, self.notes.pixels = str(question.asked), question.picture.pixels
+        finally:
+            self.watch.mark("decode")
+
+    def open(self) -> None:
+        """Picture to what the model takes, in this thread; the picture, which holds the body, is let go."""
+        assert self.picture is not None
+        try:
+            picture, self.picture = self.picture, None
+            self.ready = self.model.prepare(picture.decode())
         finally:
             self.watch.mark("decode")
 

@@ -1,38 +1,25 @@
 """All that the routes share: the model that answers now, the keys, the bounds, the accounts, the threads."""
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
+from corte_protocol import CorteError
 from corte_teacher.callers import ANYBODY, Caller, Infos
 from corte_teacher.errors import DeadlinePassed, NotReady, QuotaExhausted, Unauthorized
 from corte_teacher.inference import Inference
-from corte_teacher.job import Answer, Job, Question, Stopwatch
+from corte_teacher.job import Answer, Job, Notes, Question
 from corte_teacher.keys import KeyRing
 from corte_teacher.model import Model
 from corte_teacher.places import Places
-from corte_teacher.quotas import Quotas, Standing
+from corte_teacher.quotas import Quotas, Spending
 from corte_teacher.record import Observer
 from corte_teacher.settings import Settings
 
 _ON_THE_WAY_S = 0.25
 """A refusal for a deadline leaves this long before it, so that the sender hears it in time."""
-
-
-@dataclass(slots=True)
-class Notes:
-    """What the parts of a request's way write down for its record; one a request."""
-
-    watch: Stopwatch = field(default_factory=Stopwatch)
-    owner: str = ""
-    level: str | None = None
-    revision: str | None = None
-    digest: str | None = None
-    pixels: int = 0
-    batch: int = 0
-    standings: Sequence[Standing] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +45,7 @@ class Service:
         self.keys = keys
         self.observers = observers
         self.places = Places(settings.queue, settings.max_queue_bytes)
-        self.inference = Inference()
+        self.inference = Inference(self._account)
         self.ready = False
         self.draining = False
         self._quotas = quotas
@@ -122,27 +109,27 @@ class Service:
 
         The future of the job ends with the answer or a TeacherServiceError; cancelling it drops the work.
         """
-
-        def question() -> Question[Answer]:
-            notes.digest = hashlib.sha256(body).hexdigest()
-            asked = read(body)
-            notes.level, notes.pixels = str(asked.asked), asked.picture.pixels
-            return asked
-
-        def admit(pixels: int) -> None:
-            if self._quotas is None:
-                return
-            content = f"{notes.digest} {notes.level}".encode()
-            now = time.time()
-            try:
-                notes.standings = self._quotas.spend(caller.owner, caller.quota, pixels, content, now)
-            except QuotaExhausted:
-                notes.standings = self._quotas.standing(caller.owner, caller.quota, now)
-                raise
-
-        job = Job(caller.owner, current.model, question, admit, deadline, notes.watch)
+        job = Job(caller, current.model, body, read, deadline, notes)
         self.inference.submit(job)
         return job
+
+    def _account(self, jobs: Sequence[Job[Any]]) -> list[CorteError | None]:
+        """Take the pixels of all jobs at once; why not, for each that is refused. In a thread; may raise."""
+        quotas = self._quotas
+        if quotas is None:
+            return [None] * len(jobs)
+        spendings = [_spending(job) for job in jobs]
+        now = time.time()
+        refused: list[CorteError | None] = []
+        for job, outcome in zip(jobs, quotas.spend_all(spendings, now), strict=True):
+            if isinstance(outcome, QuotaExhausted):
+                job.notes.standings = quotas.standing(job.owner, job.caller.quota, now)
+            if isinstance(outcome, CorteError):
+                refused.append(outcome)
+            else:
+                job.notes.standings = outcome
+                refused.append(None)
+        return refused
 
     def deadline(self, asked_ms: str | None, notes: Notes) -> float:
         """When a request must be answered, of `time.perf_counter`: the sender's wish within our time-out.
@@ -158,3 +145,8 @@ class Service:
         if waited > within:
             raise DeadlinePassed(f"{waited:.1f} s of work wait, {within:.1f} s are left", self.wait_s)
         return notes.watch.began + within
+
+
+def _spending(job: Job[Any]) -> Spending:
+    content = f"{job.notes.digest} {job.notes.level}".encode()
+    return Spending(job.owner, job.caller.quota, job.notes.pixels, content)

@@ -19,9 +19,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from corte_protocol import InvalidValue
+from corte_protocol import CorteError, InvalidValue
 from corte_teacher.errors import Overloaded, QuotaExhausted, TooLarge
-from corte_teacher.quotas import Quota, Quotas, Standing, open_quotas
+from corte_teacher.quotas import Quota, Quotas, Spending, Standing, open_quotas
 
 DAY = 86_400
 NOON = 1_700_000_000 // DAY * DAY + DAY / 2
@@ -117,7 +117,18 @@ class Model:
         return self.standing(owner, quota, now)
 
 
-class Spending(RuleBasedStateMachine):
+QUOTAS = st.builds(
+    Quota, st.sampled_from([None, 30, 100, 10**15 - 1]), st.sampled_from([None, 40, 150, 10**15 - 1])
+)
+
+
+def told(refusal: CorteError) -> float | None:
+    """A refusal as the model has it."""
+    assert isinstance(refusal, QuotaExhausted | TooLarge)
+    return refusal.retry_after_s if isinstance(refusal, QuotaExhausted) else None
+
+
+class Spenders(RuleBasedStateMachine):
     """Two users of the same accounts, at random times, against the model."""
 
     def __init__(self, place: Place) -> None:
@@ -135,9 +146,7 @@ class Spending(RuleBasedStateMachine):
     @rule(
         user=st.integers(0, 1),
         owner=st.sampled_from(["a", "b", "a:60", "ü" * 64]),
-        quota=st.builds(
-            Quota, st.sampled_from([None, 30, 100, 10**15 - 1]), st.sampled_from([None, 40, 150, 10**15 - 1])
-        ),
+        quota=QUOTAS,
         pixels=st.sampled_from([1, 10, 20, 30, 31, 40, 41, 10**15 - 1]),
         what=st.sampled_from("xyz"),
     )
@@ -147,11 +156,23 @@ class Spending(RuleBasedStateMachine):
         got: tuple[Standing, ...] | float | None
         try:
             got = self.users[user].spend(owner, quota, pixels, content(what), self.now)
-        except QuotaExhausted as exc:
-            got = exc.retry_after_s
-        except TooLarge:
-            got = None
+        except (QuotaExhausted, TooLarge) as exc:
+            got = told(exc)
         assert got == expected
+
+    @rule(
+        user=st.integers(0, 1),
+        requests=st.lists(
+            st.tuples(st.sampled_from("ab"), QUOTAS, st.sampled_from([10, 20, 41]), st.sampled_from("xy")),
+            max_size=9,
+        ),
+    )
+    def spend_all(self, user: int, requests: list[tuple[str, Quota, int, str]]) -> None:
+        """Requests that are accounted together end as one after the other."""
+        spendings = [Spending(owner, quota, pixels, content(what)) for owner, quota, pixels, what in requests]
+        expected = [self.model.spend(*spending, self.now) for spending in spendings]
+        got = self.users[user].spend_all(spendings, self.now)
+        assert [told(outcome) if isinstance(outcome, CorteError) else outcome for outcome in got] == expected
 
     @rule(user=st.integers(0, 1), owner=st.sampled_from("ab"))
     def look(self, user: int, owner: str) -> None:
@@ -190,7 +211,7 @@ class QuotasContract:
     def test_every_request_ends_as_in_the_exact_model(self, new_place: Callable[[], Place]) -> None:
         """Any requests at any times by two users of one place are answered as the rules say."""
 
-        class Here(Spending):
+        class Here(Spenders):
             def __init__(self) -> None:
                 super().__init__(new_place())
 

@@ -2,7 +2,10 @@
 
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -161,3 +164,68 @@ def test_a_keys_own_places_are_counted_from_the_first_byte(
     while (again := ask(url, encode(pixels), key=key)).status_code != 200 and time.monotonic() < until:
         time.sleep(0.05)
     assert read(again)
+
+
+SLOW = """
+import time
+import numpy as np
+class Slow:
+    def predict(self, pixels):
+        time.sleep(0.3)
+        shape = (1, *pixels.shape[:2])
+        return np.zeros(shape, np.uint8), np.ones(shape, np.float16)
+def build(model, card, k):
+    return Slow()
+"""
+
+
+@pytest.fixture
+def slow_url(tiny: Path, tmp_path: Path, key_path: Path) -> Iterator[str]:
+    """A service that takes 0.3 s an image, so that requests wait, with the key file of the test."""
+    (tmp_path / "slow_backend.py").write_text(SLOW)
+    create_key(key_path, "first")
+    args = ["--card", str(tiny.with_suffix(".toml")), "--disclosure", "labels", "--keys", str(key_path)]
+    env = {"PYTHONPATH": str(tmp_path)}
+    with running_teacher([*args, "--backend", "slow_backend:build"], env) as found:
+        yield found
+
+
+def test_what_waits_together_is_accounted_one_by_one(
+    slow_url: str, key_path: Path, pixels: UInt8, encode: Encode
+) -> None:
+    """Of twelve images at once a budget for five pays five, and two bodies that are none cost nothing."""
+    key = create_key(key_path, "small", Grant(pixels_per_day=5 * PIXELS))
+    assert known(slow_url, key)
+    bodies = [encode(pixels // (n + 1)) for n in range(12)]
+    bodies[3:3] = [b"no image", b"no image"]
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        answers = list(pool.map(lambda body: ask(slow_url, body, key=key), bodies))
+    counts = Counter(answer.status_code for answer in answers)
+    assert counts == {200: 5, 429: 7, 400: 2}
+    for answer in answers:
+        if answer.status_code == 429:
+            assert_problem(answer, "quota")
+            assert "r=0" in answer.headers["ratelimit"]
+
+
+def test_of_what_is_given_up_a_group_is_billed_at_most(
+    slow_url: str, key_path: Path, pixels: UInt8, encode: Encode
+) -> None:
+    """Of 24 requests whose sender leaves while the first is answered, at most nine are on its bill."""
+    key = create_key(key_path, "small", Grant(pixels_per_day=100 * PIXELS))
+    assert known(slow_url, key)
+    address = httpx.URL(slow_url)
+    with ExitStack() as stack:
+        for n in range(24):
+            body = encode(pixels // (n + 1))
+            head = (
+                f"POST /v1/predict HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n"
+                f"content-type: image/png\r\ncontent-length: {len(body)}\r\n\r\n"
+            )
+            connection = socket.create_connection((address.host, address.port), 20)
+            stack.enter_context(connection).sendall(head.encode() + body)
+        time.sleep(0.2)
+    answer = ask(slow_url, encode(255 - pixels), key=key)
+    assert read(answer)
+    left = int(answer.headers["ratelimit"].split("r=")[1].split(";")[0])
+    assert 90 * PIXELS <= left <= 98 * PIXELS

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, Protocol, cast
 
-from corte_protocol import InvalidValue
+from corte_protocol import CorteError, InvalidValue
 from corte_teacher.errors import QuotaExhausted, StartError, TooLarge
 
 REPEATS: Final = 3
@@ -55,18 +55,41 @@ class Standing:
     reset_s: int
 
 
+class Spending(NamedTuple):
+    """What one request takes of its owner's pixels.
+
+    `content` tells requests apart: a digest of all that decides the answer.
+    """
+
+    owner: str
+    quota: Quota
+    pixels: int
+    content: bytes
+
+
+Outcome = tuple[Standing, ...] | CorteError
+"""What is left of the limited windows once a request has spent its pixels, or why it has spent nothing."""
+
+
 class Quotas(Protocol):
     """The accounts. Safe to use from several threads."""
+
+    def spend_all(self, spendings: Sequence[Spending], now: float) -> list[Outcome]:
+        """Spend for each in turn, at `now` (seconds since the epoch), and keep all with one write.
+
+        An outcome is QuotaExhausted where a window does not hold the pixels any more, TooLarge where it never
+        could, InvalidValue without pixels. Raises Overloaded when the accounts cannot be reached; nothing is
+        spent then. (A Redis that answers too late may have counted.)
+        """
 
     def spend(
         self, owner: str, quota: Quota, pixels: int, content: bytes, now: float
     ) -> tuple[Standing, ...]:
-        """Spend `pixels` of `owner` at `now` (seconds since the epoch); what is left, of the limited windows.
-
-        `content` tells requests apart: a digest of all that decides the answer. Raises QuotaExhausted when
-        a window does not hold the pixels any more, TooLarge when it never could, Overloaded when the
-        accounts cannot be reached; nothing is spent then. (A Redis that answers too late may have counted.)
-        """
+        """`spend_all` for one request. Raises its outcome where that is an error."""
+        (outcome,) = self.spend_all([Spending(owner, quota, pixels, content)], now)
+        if isinstance(outcome, CorteError):
+            raise outcome
+        return outcome
 
     def standing(self, owner: str, quota: Quota, now: float) -> tuple[Standing, ...]:
         """What is left now, of the limited windows. Raises Overloaded."""
@@ -133,13 +156,14 @@ def windows_at(quota: Quota, now: float) -> tuple[Window, ...]:
     )
 
 
-def require_possible(windows: Iterable[Window], pixels: int) -> None:
-    """Refuse what even an untouched window does not hold. Raises TooLarge; InvalidValue without pixels."""
+def impossible(windows: Iterable[Window], pixels: int) -> CorteError | None:
+    """Why even untouched windows do not hold so many: TooLarge, or InvalidValue for none."""
     if pixels < 1:
-        raise InvalidValue(f"a request is about 1 or more pixels, not {pixels}")
+        return InvalidValue(f"a request is about 1 or more pixels, not {pixels}")
     for window in windows:
         if pixels > window.quota:
-            raise TooLarge(f"{pixels} pixels are more than the whole {window.name}'s quota, {window.quota}")
+            return TooLarge(f"{pixels} pixels are more than the whole {window.name}'s quota, {window.quota}")
+    return None
 
 
 def refusal(owner: str, pixels: int, short: Sequence[Window], now: float) -> QuotaExhausted:

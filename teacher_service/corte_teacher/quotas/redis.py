@@ -6,7 +6,7 @@ acknowledged. One server, or a primary; a fail-over may lose what its replica ha
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, cast
 
@@ -19,12 +19,15 @@ from corte_teacher.quotas import (
     GRACE_S,
     REPEAT_S,
     REPEATS,
+    Outcome,
     Quota,
+    Quotas,
+    Spending,
     Standing,
     Window,
     fingerprint,
+    impossible,
     refusal,
-    require_possible,
     windows_at,
 )
 
@@ -71,7 +74,7 @@ return {{refused, unpack(answer)}}
 """
 
 
-class RedisQuotas:
+class RedisQuotas(Quotas):
     """The accounts at `url`, under keys that begin with `namespace`. Raises StartError with the remedy."""
 
     def __init__(self, url: str, namespace: str) -> None:
@@ -81,26 +84,16 @@ class RedisQuotas:
         self._server = _connect(url)
         self._script = self._server.register_script(_SPEND)
 
-    def spend(
-        self, owner: str, quota: Quota, pixels: int, content: bytes, now: float
-    ) -> tuple[Standing, ...]:
-        """See `Quotas.spend`."""
-        windows = windows_at(quota, now)
-        if not windows:
-            return ()
-        require_possible(windows, pixels)
-        keys = [self._key(owner, window) for window in windows]
-        if quota.per_day is not None:
-            keys.append(self._repeats(owner, content))
-        args: list[str | int] = [pixels, repr(float(now))]
-        for window in windows:
-            args += [window.quota, window.left_s(now) + GRACE_S, int(window.name == "day")]
-        with _using():
-            refused, *spent = cast(list[int], self._script(keys=keys, args=args))
-        if refused:
-            short = [window for window, total in zip(windows, spent, strict=True) if total < 0]
-            raise refusal(owner, pixels, short, now)
-        return tuple(window.standing(total, now) for window, total in zip(windows, spent, strict=True))
+    def spend_all(self, spendings: Sequence[Spending], now: float) -> list[Outcome]:
+        """See `Quotas.spend_all`. What Redis refuses to do for one request is that one's outcome."""
+        asked = [(spending, windows_at(spending.quota, now)) for spending in spendings]
+        outcomes = [impossible(windows, spending.pixels) if windows else () for spending, windows in asked]
+        due = [one for one, outcome in zip(asked, outcomes, strict=True) if outcome is None]
+        replies = iter(self._replies([self._arguments(*one, now) for one in due]))
+        return [
+            _outcome(*one, next(replies), now) if outcome is None else outcome
+            for one, outcome in zip(asked, outcomes, strict=True)
+        ]
 
     def standing(self, owner: str, quota: Quota, now: float) -> tuple[Standing, ...]:
         """See `Quotas.standing`."""
@@ -117,12 +110,45 @@ class RedisQuotas:
         """Close the connections."""
         self._server.close()
 
+    def _arguments(
+        self, spending: Spending, windows: Sequence[Window], now: float
+    ) -> tuple[list[str], list[str | int]]:
+        """Keys and arguments of the script."""
+        owner, quota, pixels, content = spending
+        keys = [self._key(owner, window) for window in windows]
+        if quota.per_day is not None:
+            keys.append(self._repeats(owner, content))
+        args: list[str | int] = [pixels, repr(float(now))]
+        for window in windows:
+            args += [window.quota, window.left_s(now) + GRACE_S, int(window.name == "day")]
+        return keys, args
+
+    def _replies(self, calls: Sequence[tuple[list[str], list[str | int]]]) -> list[Any]:
+        """What the script says to each: integers, or an error. Several are on their way at once."""
+        with _using():
+            if len(calls) == 1:
+                return [self._script(*calls[0])]
+            with self._server.pipeline(transaction=False) as pipeline:
+                for keys, args in calls:
+                    self._script(keys, args, pipeline)
+                return pipeline.execute(raise_on_error=False)
+
     def _key(self, owner: str, window: Window) -> str:
         # the braces keep an owner's keys together in a cluster; the last parts decide, whatever a name holds
         return f"corte:{{{self._namespace}:{owner}}}:{window.seconds}:{window.start}"
 
     def _repeats(self, owner: str, content: bytes) -> str:
         return f"corte:{{{self._namespace}:{owner}}}:repeats:{fingerprint(owner, content).hex()}"
+
+
+def _outcome(spending: Spending, windows: Sequence[Window], reply: Any, now: float) -> Outcome:
+    if isinstance(reply, Exception):
+        return Overloaded(f"the quotas in Redis cannot be used: {reply}")
+    refused, *spent = cast(list[int], reply)
+    if refused:
+        short = [window for window, total in zip(windows, spent, strict=True) if total < 0]
+        return refusal(spending.owner, spending.pixels, short, now)
+    return tuple(window.standing(total, now) for window, total in zip(windows, spent, strict=True))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,12 +18,15 @@ from corte_teacher.quotas import (
     GRACE_S,
     REPEAT_S,
     REPEATS,
+    Outcome,
     Quota,
+    Quotas,
+    Spending,
     Standing,
     Window,
     fingerprint,
+    impossible,
     refusal,
-    require_possible,
     windows_at,
 )
 
@@ -59,17 +62,18 @@ _REPEAT: Final = "SELECT 1 FROM repeats WHERE content = ? AND billed > ? AND use
 _USE: Final = "UPDATE repeats SET used = used + 1 WHERE content = ?"
 _BILL: Final = "INSERT OR REPLACE INTO repeats VALUES (?, ?, 0)"
 # More rows than one call adds, so that what has ended goes away; few, so that no call pays for many.
+_PURGED: Final = 4  # repeats for each that is added
 _PURGE_WINDOWS: Final = (
     "DELETE FROM windows WHERE (owner, seconds, start) IN (SELECT owner, seconds, start FROM windows"
     " WHERE start + seconds <= ? ORDER BY start + seconds LIMIT 16)"
 )
 _PURGE_REPEATS: Final = (
     "DELETE FROM repeats WHERE content IN"
-    " (SELECT content FROM repeats WHERE billed <= ? ORDER BY billed LIMIT 4)"
+    " (SELECT content FROM repeats WHERE billed <= ? ORDER BY billed LIMIT ?)"
 )
 
 
-class SqliteQuotas:
+class SqliteQuotas(Quotas):
     """The accounts in the file at `path`, made or migrated. Raises StartError with the remedy.
 
     Another process may hold the file for `busy_s` seconds; after that a request raises Overloaded.
@@ -81,34 +85,16 @@ class SqliteQuotas:
         self._lock = threading.Lock()
         self._db = _connect(path, busy_s)
 
-    def spend(
-        self, owner: str, quota: Quota, pixels: int, content: bytes, now: float
-    ) -> tuple[Standing, ...]:
-        """See `Quotas.spend`."""
-        windows = windows_at(quota, now)
-        if not windows:
-            return ()
-        require_possible(windows, pixels)
-        seen = None if quota.per_day is None else fingerprint(owner, content)
+    def spend_all(self, spendings: Sequence[Spending], now: float) -> list[Outcome]:
+        """See `Quotas.spend_all`: one transaction, whose fixed cost is half of a single request's."""
+        asked = [(spending, windows_at(spending.quota, now)) for spending in spendings]
+        if not any(windows for _, windows in asked):
+            return [() for _ in asked]
         with self._using() as db, _transaction(db):
-            found = [_spent(db, owner, window) for window in windows]
-            before = [spent or 0 for spent in found]
-            repeated = seen is not None and bool(
-                db.execute(_REPEAT, (seen, now - REPEAT_S, REPEATS)).fetchone()
-            )
-            counted = [0 if repeated and window.name == "day" else pixels for window in windows]
-            sums = list(zip(windows, before, counted, strict=True))
-            short = [window for window, spent, more in sums if more and spent + more > window.quota]
-            if short:
-                raise refusal(owner, pixels, short, now)
-            for window, _, more in sums:
-                if more:
-                    db.execute(_SPEND, (owner, window.seconds, window.start, more))
-            if None in found:
-                db.execute(_PURGE_WINDOWS, (now - GRACE_S,))
-            if seen is not None:
-                _remember(db, seen, repeated, now)
-        return tuple(window.standing(spent + more, now) for window, spent, more in sums)
+            sums = _Sums(db, now)
+            outcomes = [sums.spend(spending, windows) for spending, windows in asked]
+            sums.write()
+        return outcomes
 
     def standing(self, owner: str, quota: Quota, now: float) -> tuple[Standing, ...]:
         """See `Quotas.standing`."""
@@ -116,7 +102,8 @@ class SqliteQuotas:
         if not windows:
             return ()
         with self._using() as db:
-            return tuple(window.standing(_spent(db, owner, window) or 0, now) for window in windows)
+            sums = _Sums(db, now)
+            return tuple(window.standing(sums.spent(owner, window), now) for window in windows)
 
     def close(self) -> None:
         """Close the file."""
@@ -135,17 +122,60 @@ class SqliteQuotas:
             self._lock.release()
 
 
-def _spent(db: sqlite3.Connection, owner: str, window: Window) -> int | None:
-    row = db.execute(_SPENT, (owner, window.seconds, window.start)).fetchone()
-    return None if row is None else int(row[0])
+class _Sums:
+    """What the windows hold within one transaction: each is read once, and written once."""
 
+    def __init__(self, db: sqlite3.Connection, now: float) -> None:
+        self._db = db
+        self._now = now
+        self._before: dict[tuple[str, int, int], int | None] = {}
+        self._more: dict[tuple[str, int, int], int] = {}
+        self._billed = 0
 
-def _remember(db: sqlite3.Connection, seen: bytes, repeated: bool, now: float) -> None:
-    if repeated:
-        db.execute(_USE, (seen,))
-    else:
-        db.execute(_BILL, (seen, now))
-        db.execute(_PURGE_REPEATS, (now - REPEAT_S - GRACE_S,))
+    def spent(self, owner: str, window: Window) -> int:
+        """Pixels that are spent of a window."""
+        key = (owner, window.seconds, window.start)
+        if key not in self._before:
+            row = self._db.execute(_SPENT, key).fetchone()
+            self._before[key] = None if row is None else int(row[0])
+        return (self._before[key] or 0) + self._more.get(key, 0)
+
+    def spend(self, spending: Spending, windows: Sequence[Window]) -> Outcome:
+        """The outcome of one request."""
+        owner, quota, pixels, content = spending
+        if not windows:
+            return ()
+        if (never := impossible(windows, pixels)) is not None:
+            return never
+        seen = None if quota.per_day is None else fingerprint(owner, content)
+        known = (seen, self._now - REPEAT_S, REPEATS)
+        repeated = seen is not None and self._db.execute(_REPEAT, known).fetchone() is not None
+        counted = [0 if repeated and window.name == "day" else pixels for window in windows]
+        totals = [self.spent(owner, window) + more for window, more in zip(windows, counted, strict=True)]
+        short = [
+            window
+            for window, more, total in zip(windows, counted, totals, strict=True)
+            if more and total > window.quota
+        ]
+        if short:
+            return refusal(owner, pixels, short, self._now)
+        for window, total in zip(windows, totals, strict=True):
+            key = (owner, window.seconds, window.start)
+            self._more[key] = total - (self._before[key] or 0)
+        if seen is not None:
+            self._db.execute(*((_USE, (seen,)) if repeated else (_BILL, (seen, self._now))))
+            self._billed += not repeated
+        return tuple(window.standing(total, self._now) for window, total in zip(windows, totals, strict=True))
+
+    def write(self) -> None:
+        """Keep the sums, and drop a little of what has ended."""
+        for key, more in self._more.items():
+            if more:
+                self._db.execute(_SPEND, (*key, more))
+        if None in self._before.values():
+            self._db.execute(_PURGE_WINDOWS, (self._now - GRACE_S,))
+        if self._billed:
+            self._db.execute(_PURGE_REPEATS, (self._now - REPEAT_S - GRACE_S, _PURGED * self._billed))
 
 
 @contextlib.contextmanager
