@@ -8,8 +8,8 @@ from typing import Any
 class Gathering(asyncio.Transport):
     """A transport around uvicorn's. What is written after `hold` waits for the next call that acts on it.
 
-    uvicorn writes head and body one after the other, and each write wakes the client: for a label map of 4 KB
-    the second takes 0.1 ms of both sides.
+    uvicorn writes head and body one after the other. Each write is a system call and a packet, and wakes the
+    client.
     """
 
     def __init__(self, inner: asyncio.Transport) -> None:
