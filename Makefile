@@ -7,7 +7,7 @@ export ORT_DISABLE_TELEMETRY := 1
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.corte-setup
 
-.PHONY: setup demo test test-foreign test-all lint bench bench-accuracy bench-serving bench-operations clean
+.PHONY: setup demo test test-runs test-foreign test-all lint bench bench-accuracy bench-serving bench-operations clean
 
 setup: $(STAMP)
 
@@ -29,7 +29,11 @@ lint: setup
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 4 --dist loadfile
 
 test: lint
-	$(PYTEST) -m "not slow and not foreign"
+	$(PYTEST) -m "not run and not slow and not foreign"
+
+# whole trainings that are killed, fail and go on, and the tables of the benchmarks in small
+test-runs: setup
+	$(PYTEST) -m "run and not slow"
 
 # clients and servers that others wrote, each installed in an environment of its own below .foreign/
 test-foreign: setup

@@ -24,6 +24,8 @@ from accuracy.tasks import Skipped, Task, changed, finished, steps_done, trained
 from corte_student.queries import parse_views
 from serving import running_teacher
 
+pytestmark = pytest.mark.run
+
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN, REPORT, STEPS = 8, 4, 40
 KNOWN = ("black box", "black box + flip", "naive", "corte", "target-only")

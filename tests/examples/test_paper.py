@@ -22,6 +22,8 @@ from corte_student.metrics import ABSENT_RULE, CLASS_LISTS, ConfusionMatrix
 from corte_student.models import build_student
 from corte_student.settings import load_settings
 
+pytestmark = pytest.mark.run
+
 REPO = Path(__file__).parents[2]
 SIZE = (64, 128)
 TINY = ("height=32", "width=64", "decoder_width=8", "encoder=test_byobnet", "init=random", "batch=2")

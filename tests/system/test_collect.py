@@ -22,6 +22,8 @@ from corte_protocol import Image
 from corte_student.ledger import Ledger
 from faulty_teacher import FaultyTeacher, faulty_teacher, problem, raw
 
+pytestmark = pytest.mark.run
+
 KILLS = 20
 
 

@@ -20,6 +20,8 @@ from corte_teacher.keys import create_key
 from faulty_teacher import faulty_teacher
 from serving import running_teacher
 
+pytestmark = pytest.mark.run
+
 GOOD = 4
 SIZE = (40, 48)
 CONFINED = (

@@ -30,6 +30,7 @@ TRAIN, VAL = 8, 4
 
 missing = [str(path) for path in (MODEL, WEIGHTS, CAMVID) if not path.exists()]
 pytestmark = [
+    pytest.mark.run,
     pytest.mark.real_data,
     pytest.mark.skipif(bool(missing), reason=f"REAL DATA MISSING: no {missing}; set CORTE_TEST_DATA"),
 ]

@@ -15,6 +15,8 @@ from serving import running_teacher
 from street_scenes.domains import TARGET
 from street_scenes.generate import write
 
+pytestmark = pytest.mark.run
+
 STEPS = 36
 BATCH = 2
 IMAGES = 40  # the first pass ends after 20 steps

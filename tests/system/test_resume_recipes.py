@@ -14,6 +14,8 @@ from street_scenes.domains import TARGET
 from street_scenes.generate import write
 from system.test_resume import command, killed_at, run
 
+pytestmark = pytest.mark.run
+
 STEPS = 28
 IMAGES = 12  # the first pass ends after 6 steps
 SMALL = ("height=32", "width=48", "decoder_width=8", "checkpoint_every=2", "log_every=2")
