@@ -26,7 +26,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 # four workers on two cores, a thread each: most tests wait for sockets and processes
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 4 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 4 --dist loadfile --no-loadscope-reorder
 
 test: lint
 	$(PYTEST) -m "not run and not slow and not foreign"

@@ -49,20 +49,13 @@ def test_errors_are_one_line_and_status_two(tiny: Path, tmp_path: Path) -> None:
     text = tmp_path / "a.txt"
     text.write_text("no image")
     model = ["--backend", "onnx", "--model", str(tiny)]
+    serve = ["serve", *model, "--port", "0"]  # the default's may be in use
     cases = {
-        ("serve", *model): "make one with `corte-teacher keys create NAME",
-        ("serve", *model, "--open", "--disclosure", "most"): "unknown disclosure 'most'",
-        ("serve", *model, "--keys", str(tmp_path / "none.json")): "no key file at",
+        (*serve,): "make one with `corte-teacher keys create NAME",
+        (*serve, "--open", "--disclosure", "most"): "unknown disclosure 'most'",
+        (*serve, "--keys", str(tmp_path / "none.json")): "no key file at",
         ("check", *model, "--image", str(text)): "no answer \\(malformed\\)",
-        (
-            "serve",
-            *model,
-            "--open",
-            "--tls-cert",
-            str(text),
-            "--tls-key",
-            str(text),
-        ): "--tls-cert or --tls-key cannot",
+        (*serve, "--open", "--tls-cert", str(text), "--tls-key", str(text)): "--tls-cert or --tls-key cannot",
     }
     for args, message in cases.items():
         done = run(*args)

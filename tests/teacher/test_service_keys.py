@@ -171,7 +171,7 @@ import time
 import numpy as np
 class Slow:
     def predict(self, pixels):
-        time.sleep(0.3)
+        time.sleep(3.0 if pixels.mean() < 1 else 0.3)
         shape = (1, *pixels.shape[:2])
         return np.zeros(shape, np.uint8), np.ones(shape, np.float16)
 def build(model, card, k):
@@ -181,7 +181,7 @@ def build(model, card, k):
 
 @pytest.fixture
 def slow_url(tiny: Path, tmp_path: Path, key_path: Path) -> Iterator[str]:
-    """A service that takes 0.3 s an image, so that requests wait, with the key file of the test."""
+    """A service that takes 0.3 s an image and 3 s a black one; the key file is the test's."""
     (tmp_path / "slow_backend.py").write_text(SLOW)
     create_key(key_path, "first")
     args = ["--card", str(tiny.with_suffix(".toml")), "--disclosure", "labels", "--keys", str(key_path)]
@@ -211,13 +211,16 @@ def test_what_waits_together_is_accounted_one_by_one(
 def test_of_what_is_given_up_a_group_is_billed_at_most(
     slow_url: str, key_path: Path, pixels: UInt8, encode: Encode
 ) -> None:
-    """Of 24 requests whose sender leaves while the first is answered, at most nine are on its bill."""
+    """Of 24 requests whose sender leaves while a black image is answered, ten are on its bill at most.
+
+    They are the black one, one decoded ahead, and a group of eight of which another is decoded.
+    """
     key = create_key(key_path, "small", Grant(pixels_per_day=100 * PIXELS))
     assert known(slow_url, key)
     address = httpx.URL(slow_url)
     with ExitStack() as stack:
         for n in range(24):
-            body = encode(pixels // (n + 1))
+            body = encode(pixels // (n + 1) if n else 0 * pixels)
             head = (
                 f"POST /v1/predict HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n"
                 f"content-type: image/png\r\ncontent-length: {len(body)}\r\n\r\n"
@@ -228,4 +231,4 @@ def test_of_what_is_given_up_a_group_is_billed_at_most(
     answer = ask(slow_url, encode(255 - pixels), key=key)
     assert read(answer)
     left = int(answer.headers["ratelimit"].split("r=")[1].split(";")[0])
-    assert 90 * PIXELS <= left <= 98 * PIXELS
+    assert 89 * PIXELS <= left <= 98 * PIXELS
