@@ -25,13 +25,13 @@ lint: setup
 	$(BIN)/mypy shared teacher_service student examples benchmarks tests
 	$(BIN)/lint-imports
 
-# four workers on two cores, a thread each: most tests wait for sockets and processes
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 4 --dist loadfile --no-loadscope-reorder
+# five workers on two cores, a thread each: most tests wait for sockets and processes
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 5 --dist loadfile --no-loadscope-reorder
 
 test: lint
 	$(PYTEST) -m "not run and not slow and not foreign"
 
-# whole trainings that are killed, fail and go on, and the tables of the benchmarks in small
+# whole trainings that are killed, fail and go on; the commands of the README; the tables of the benchmarks in small
 test-runs: setup
 	$(PYTEST) -m "run and not slow"
 

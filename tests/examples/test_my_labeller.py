@@ -18,6 +18,8 @@ from serving import running_teacher
 from small_run import save_images
 from student.labeller_contract import LabellerContract
 
+pytestmark = pytest.mark.run
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -29,6 +29,8 @@ from street_scenes.metrics import class_ious, confusion, margins, mean_iou, r2cp
 from street_scenes.scene import render
 from street_scenes.train_source import DEFAULT_OUT
 
+pytestmark = pytest.mark.run
+
 SIZE = (128, 256)
 COUNT = 60
 

@@ -16,6 +16,8 @@ import timm
 from street_scenes.domains import TARGET
 from street_scenes.generate import write
 
+pytestmark = pytest.mark.run
+
 ROOT = Path(__file__).parents[2]
 SHORT = ["--steps", "6", "--set", "log_every=1"]
 SHORT += ["--set", "batch=2", "--set", "height=64", "--set", "width=96"]
