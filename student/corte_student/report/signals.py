@@ -34,8 +34,8 @@ FALL = 0.1
 """Fall of a window's agreement from its best. Eight healthy runs, street scenes and CamVid: at most 0.02."""
 NOISES = 8.0
 """Where batches are small a fall must also be this many standard errors: the best of many windows is
-held against the worst, and batches are no normal draws. At 6, 1 healthy run of 100 simulated was accused, at 8
-none of 4000."""
+held against the worst, and batches are no normal draws. At 6, 1 healthy run of 100 simulated was accused, at
+8 none of 4000."""
 
 _TOTAL = -1  # stands where a class would, for what is judged as a whole
 _NAMED = 6  # classes named in one message
