@@ -11,7 +11,8 @@ import onnx
 from PIL import Image as Pillow
 
 from corte_protocol import Disclosure
-from corte_teacher.backends.onnx import append_head, build
+from corte_teacher.backends.onnx import build
+from corte_teacher.backends.onnx_head import append_head
 from corte_teacher.backends.street import files
 from corte_teacher.card import read_card
 from peers.work import GRAPH_FILE, HEIGHT, MARK, WIDTH, Work, read_work

@@ -15,7 +15,8 @@ from onnx import helper, numpy_helper
 
 from corte_protocol import VOID, Disclosure
 from corte_teacher.backends import Planes, Source, load_backend
-from corte_teacher.backends.onnx import OnnxBackend, append_head
+from corte_teacher.backends.onnx import OnnxBackend
+from corte_teacher.backends.onnx_head import append_head
 from corte_teacher.batching import Batches
 from corte_teacher.card import Card
 from teacher.backend_contract import picture
