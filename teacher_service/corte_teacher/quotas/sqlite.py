@@ -162,9 +162,11 @@ class _Sums:
         for window, total in zip(windows, totals, strict=True):
             key = (owner, window.seconds, window.start)
             self._more[key] = total - (self._before[key] or 0)
-        if seen is not None:
-            self._db.execute(*((_USE, (seen,)) if repeated else (_BILL, (seen, self._now))))
-            self._billed += not repeated
+        if repeated:
+            self._db.execute(_USE, (seen,))
+        elif seen is not None:
+            self._db.execute(_BILL, (seen, self._now))
+            self._billed += 1
         return tuple(window.standing(total, self._now) for window, total in zip(windows, totals, strict=True))
 
     def write(self) -> None:
