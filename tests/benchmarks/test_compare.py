@@ -64,7 +64,7 @@ def slow(
     return float(low), float(high)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(tables(), st.booleans())
 def test_the_interval_is_that_of_slow_loops(
     table: tuple[dict[int, Counts], dict[int, Counts], dict[int, Blocks]], shared: bool

@@ -36,7 +36,7 @@ from peers.work import GRAPH, GRAPH_FILE, HEIGHT, MARK_AT, WIDTH, Work
 RATIOS = st.lists(st.lists(st.floats(0.5, 3.0), min_size=1, max_size=6), min_size=1, max_size=3)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(RATIOS)
 def test_a_ratio_lies_in_its_interval_and_its_inverse_in_the_inverse(strata: list[list[float]]) -> None:
     """Whoever is called the base, the comparison says the same."""

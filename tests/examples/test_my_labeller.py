@@ -40,7 +40,7 @@ class TestMyLabellerContract(LabellerContract):
 
 
 @given(st.integers(0, 10**6), st.integers(1, 6), st.integers(1, 7))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_it_keeps_what_has_no_other_label_beside_it(seed: int, height: int, width: int) -> None:
     """Pixel by pixel: every neighbour inside the picture has the same label; void is another label."""
     rng = np.random.default_rng(seed)

@@ -12,7 +12,7 @@ SIZES = st.tuples(st.integers(8, 90), st.integers(8, 90))
 
 
 @given(SIZES, SIZES, st.integers(0, 10**6), st.floats(0.3, 1.0), st.floats(1.0, 2.5))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_window_always_fits(
     size: tuple[int, int], view: tuple[int, int], seed: int, low: float, high: float
 ) -> None:
@@ -26,7 +26,7 @@ def test_a_window_always_fits(
 
 
 @given(st.integers(0, 10**6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_labels_move_with_their_pixels(seed: int) -> None:
     """A picture painted with its own labels shows, after any geometry, the label at each inner pixel."""
     rng = np.random.default_rng(seed)
@@ -54,7 +54,7 @@ def test_a_flip_mirrors_everything() -> None:
 
 
 @given(st.integers(0, 10**6))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_strong_view_is_photometric_only_and_repeatable(seed: int) -> None:
     """The same generator gives the same view; zero strength and no blur keep colour or give grey."""
     weak = np.random.default_rng(seed).integers(0, 256, (9, 11, 3)).astype(np.uint8)

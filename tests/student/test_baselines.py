@@ -24,7 +24,7 @@ def listed(tensor: torch.Tensor | None) -> list[int]:
 
 
 @given(CLASSES, SEEDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_naive_is_every_answer(classes: int, seed: int) -> None:
     """All labels with weight one; void where void."""
     answers = answers_of(classes, seed, scored=False)
@@ -34,7 +34,7 @@ def test_naive_is_every_answer(classes: int, seed: int) -> None:
 
 
 @given(CLASSES, SEEDS, st.sampled_from([0.0, 0.5, 0.9, 1.0]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_threshold_equals_a_loop(classes: int, seed: int, least: float) -> None:
     """A pixel is kept iff its best score is at least the threshold on the grid."""
     answers = answers_of(classes, seed)
@@ -44,7 +44,7 @@ def test_threshold_equals_a_loop(classes: int, seed: int, least: float) -> None:
 
 
 @given(CLASSES, SEEDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_class_mean_equals_a_loop(classes: int, seed: int) -> None:
     """A pixel is kept iff its best score is positive and at least the mean of its class, in integers."""
     answers = answers_of(classes, seed, tests="confidence")
@@ -61,7 +61,7 @@ def test_class_mean_equals_a_loop(classes: int, seed: int) -> None:
 
 
 @given(CLASSES, SEEDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_soft_weights_are_the_margin(classes: int, seed: int) -> None:
     """Every answered pixel, weighted by I / 255."""
     answers = answers_of(classes, seed)
@@ -125,7 +125,7 @@ def test_the_random_mask_ignores_the_margin() -> None:
 
 
 @given(CLASSES, SEEDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_distillation_equals_a_loop(classes: int, seed: int) -> None:
     """The target is the scores over their sum; every class alike where there are none; void has no weight."""
     answers = answers_of(classes, seed, scores=True)
@@ -143,7 +143,7 @@ def test_distillation_equals_a_loop(classes: int, seed: int) -> None:
 
 
 @given(CLASSES, SEEDS, st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_dine_equals_a_loop(classes: int, seed: int, late: bool) -> None:
     """The best score, the rest spread over all other classes; from the start on 0.4 of it is the ema's."""
     answers, logits = answers_of(classes, seed), logits_of(classes, seed)

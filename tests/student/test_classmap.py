@@ -78,7 +78,7 @@ def maps(draw: st.DrawFn) -> tuple[int, ClassMap]:
 
 
 @given(maps(), st.integers(0, 10**6), st.sampled_from([0.2, 1.0, 5.0]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_bound_equals_slow_counting_at_every_level(
     case: tuple[int, ClassMap], seed: int, peaked: float
 ) -> None:
@@ -94,7 +94,7 @@ def test_the_bound_equals_slow_counting_at_every_level(
 
 
 @given(maps(), st.integers(0, 10**6), st.sampled_from([0.2, 1.0, 5.0]))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_a_positive_margin_is_safe_under_merging(
     case: tuple[int, ClassMap], seed: int, peaked: float
 ) -> None:
@@ -112,7 +112,7 @@ def test_a_positive_margin_is_safe_under_merging(
 
 
 @given(st.integers(2, 30), st.integers(0, 10**6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_without_merging_top_2_is_as_good_as_full(classes: int, seed: int) -> None:
     """With a one-to-one map, labels and margins of margin and full disclosure are equal bit for bit."""
     rng = np.random.default_rng(seed)

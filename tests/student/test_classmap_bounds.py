@@ -41,7 +41,7 @@ def random_completion(rng: np.random.Generator, ranked: list[tuple[int, int]], t
 
 
 @given(maps(), SEEDS, PEAKS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_bounds_equal_a_loop(case: tuple[int, ClassMap], seed: int, peaked: float) -> None:
     """L is the sum of the disclosed members, U is L + min(r, n p_K); both equal where all is disclosed."""
     classes, classmap = case
@@ -85,7 +85,7 @@ def test_bounds_hold_for_as_many_classes_as_there_can_be() -> None:
 
 
 @given(maps(), SEEDS, PEAKS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_margin_is_a_lower_bound_of_every_completion(
     case: tuple[int, ClassMap], seed: int, peaked: float
 ) -> None:
@@ -117,7 +117,7 @@ def test_the_margin_is_a_lower_bound_of_every_completion(
 
 
 @given(maps(), SEEDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_is_decided_equals_a_loop(case: tuple[int, ClassMap], seed: int) -> None:
     """The largest lower bound is the label, ties to the lower id, void last; rivals have their upper one."""
     _, classmap = case
@@ -138,7 +138,7 @@ def test_what_is_decided_equals_a_loop(case: tuple[int, ClassMap], seed: int) ->
 
 
 @given(maps(), SEEDS, PEAKS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_spread_scores_equal_a_loop(case: tuple[int, ClassMap], seed: int, peaked: float) -> None:
     """Undisclosed mass in equal parts to the undisclosed teacher classes, mapped, rounded down, void out.
 

@@ -48,7 +48,7 @@ def saved(folder: Path, name: str, data: bytes) -> Path:
     return path
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(1, 40),
     st.integers(1, 40),
@@ -120,7 +120,7 @@ JPEGS = [
 ]
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(
     source=st.sampled_from(JPEGS),
     where=st.floats(0, 1, exclude_max=True),
@@ -142,7 +142,7 @@ def test_a_damaged_jpeg_is_refused_or_read_alike(
     assert np.array_equal(read_pixels(path), picture.pixels)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(max_size=300))
 def test_stripping_never_raises(data: bytes) -> None:
     """Any bytes give a result or None."""

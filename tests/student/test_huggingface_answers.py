@@ -59,7 +59,7 @@ async def test_what_no_mask_covers_is_void() -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_higher_score_is_in_front(data: st.DataObject) -> None:
     """Against a slow loop: no score is below all, of equals the earlier, nothing is void."""
     height, width = data.draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))

@@ -342,7 +342,7 @@ def test_a_ledger_inside_the_run_is_refused(tmp_path: Path) -> None:
             ensure_outside(inside, run)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(frames=st.lists(st.binary(max_size=300), min_size=1, max_size=6), stop=st.integers(0, 5))
 def test_any_frames_come_back_as_they_were(
     frames: list[bytes], stop: int, tmp_path_factory: pytest.TempPathFactory

@@ -342,7 +342,7 @@ def test_a_kill_while_merging_is_made_good_by_merging_again(path: Path, theirs: 
     ledger.close()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     shares=st.lists(st.sets(st.integers(0, 6)), min_size=2, max_size=3),
     order=st.lists(st.integers(0, 2), min_size=3, max_size=6),

@@ -303,7 +303,7 @@ STEP = st.tuples(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(steps=st.lists(STEP, max_size=25))
 def test_the_totals_are_the_sums_of_the_rows(
     steps: list[tuple[str, int, int, str, str]], tmp_path_factory: pytest.TempPathFactory

@@ -40,7 +40,7 @@ def slow_iou(truth: UInt8, predicted: UInt8, label: int) -> float | None:
     return both / either if present else None
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(maps, maps)
 def test_iou_is_what_a_loop_over_pixels_counts(truth: UInt8, predicted: UInt8) -> None:
     """Each IoU is intersection over union of the labelled pixels; void in the truth is not counted."""
@@ -49,7 +49,7 @@ def test_iou_is_what_a_loop_over_pixels_counts(truth: UInt8, predicted: UInt8) -
     assert matrix.pixels == int((truth != VOID).sum())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(maps, maps)
 def test_scores_are_the_mean_and_the_share_of_right_pixels(truth: UInt8, predicted: UInt8) -> None:
     """The mean leaves absent classes out, and the accuracy counts right pixels among labelled ones."""
@@ -67,7 +67,7 @@ def test_scores_are_the_mean_and_the_share_of_right_pixels(truth: UInt8, predict
     assert 0 <= matrix.miou <= 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(maps, maps, maps, maps)
 def test_matrices_add_up(a: UInt8, b: UInt8, c: UInt8, d: UInt8) -> None:
     """The matrix of two images is the sum of their matrices."""
@@ -128,7 +128,7 @@ def test_the_class_lists_of_papers_are_what_their_names_leave_out() -> None:
     assert class_lists(CITYSCAPES[:16]) == class_lists(CITYSCAPES[::-1]) == {}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     arrays(np.uint8, (6, 9), elements=st.sampled_from([*range(19), VOID])),
     arrays(np.uint8, (6, 9), elements=st.integers(0, 18)),

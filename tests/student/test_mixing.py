@@ -35,7 +35,7 @@ def coded() -> tuple[torch.Tensor, PseudoLabels]:
 
 
 @given(CLASSES, SEEDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_class_mixing_equals_a_loop(classes: int, seed: int) -> None:
     """A sample is covered exactly by half of the classes, rounded up, of the answer before it; never by void.
 
@@ -63,7 +63,7 @@ def test_every_class_is_mixed_now_and_then() -> None:
 
 
 @given(SEEDS, st.integers(2, 60), st.integers(2, 60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_cut_mix_is_one_rectangle_of_half_the_area(seed: int, height: int, width: int) -> None:
     """Each sample is covered by one full rectangle inside it; its area is half, to a pixel each way."""
     labels = torch.zeros(2, height, width, dtype=torch.uint8)
@@ -76,7 +76,7 @@ def test_cut_mix_is_one_rectangle_of_half_the_area(seed: int, height: int, width
 
 
 @given(CLASSES, SEEDS, st.sampled_from([(1.0, 0.0), (0.0, 1.0), (0.5, 0.5), (0.3, 0.3)]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_pixels_and_labels_never_part(classes: int, seed: int, shares: tuple[float, float]) -> None:
     """Everywhere the pixel, the label, the weight and the soft target are of one picture and one place."""
     labels = labels_of(classes, seed)
@@ -94,7 +94,7 @@ def test_pixels_and_labels_never_part(classes: int, seed: int, shares: tuple[flo
 
 
 @given(SEEDS, st.integers(1, 3))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_pixels_and_labels_never_part_on_the_sampled_grid(seed: int, stride: int) -> None:
     """Every n-th target, pasted by every n-th pixel of the regions, fits the pasted picture there."""
     labels = labels_of(5, seed)
@@ -125,7 +125,7 @@ def test_shares_are_shares_of_samples() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 @given(SEEDS, st.integers(1, 7), st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([0.0, 0.7, 1.0]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_masking_equals_a_loop(
     dtype: torch.dtype, seed: int, block: int, masked: float, ratio: float
 ) -> None:
@@ -148,7 +148,7 @@ def test_masking_equals_a_loop(
 
 
 @given(SEEDS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_same_generator_mixes_alike(seed: int) -> None:
     """Everything is drawn from the generator that is given, so a resumed step draws the same."""
     labels, how = labels_of(5, seed), MixSettings(classes=0.4, cut=0.4, masked=0.5, block=3)

@@ -43,7 +43,7 @@ def slow_loss(loss: str, logs: list[float], label: int, soft: list[float] | None
 
 
 @given(st.sampled_from([2, 3, 255]), st.integers(0, 10**6), st.sampled_from(LOSSES), st.booleans())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_the_loss_is_a_weighted_mean(classes: int, seed: int, loss: Loss, soft: bool) -> None:
     """Summed with weights over the sum of weights (at least one), pixel by pixel; void never counts.
 
@@ -102,7 +102,7 @@ def test_robust_losses_doubt_what_the_student_calls_impossible() -> None:
 
 @pytest.mark.parametrize("soft", [False, True])
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 0.25, 1.0]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_balance_is_frequency_to_the_minus_exponent(soft: bool, seed: int, exponent: float) -> None:
     """Each pixel's weight is scaled by its class alone; classes that occur have mean one; void stays zero."""
     counts = np.random.default_rng(seed).choice([0, 1, 50, 10**6], 4).astype(np.int64)

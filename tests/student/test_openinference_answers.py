@@ -233,7 +233,7 @@ def stored(tensor: Tensor, *, binary: bool = True) -> bytes:
     return Received("openinference", 1, "application/octet-stream", packed.body, headers).pack()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(0, 2**32 - 1),
     st.tuples(st.integers(1, 9), st.integers(1, 9)),
@@ -265,7 +265,7 @@ def test_logits_are_what_a_slow_reading_makes_of_them(
         np.testing.assert_allclose(answer.probs.astype(float), chances, atol=1e-3)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.binary(max_size=64),
     st.lists(st.integers(0, 6), max_size=5),

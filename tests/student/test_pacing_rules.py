@@ -306,7 +306,7 @@ def test_the_retry_budget_has_a_floor_of_ten_and_a_fifth_of_the_answers() -> Non
     virtual_time.run(main())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_whatever_is_cancelled_leaks_no_place(data: st.DataObject) -> None:
     """Tasks cancelled at any time, waiting or in flight, leave all places to the others."""

@@ -21,7 +21,7 @@ from corte_student.training import labeller_of
 
 
 @given(st.integers(1, 40), st.integers(2, 9), st.integers(0, 1000))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_every_epoch_sees_every_image_once(images: int, batch: int, seed: int) -> None:
     """Each run of `images` positions is a permutation, as long as no classes are drawn."""
     plan = Plan(images, batch, 20, seed)
@@ -58,7 +58,7 @@ def slow_chances(areas: list[list[int]], temperature: float) -> list[float]:
 
 
 @given(st.integers(1, 30), st.integers(0, 1000), st.sampled_from([0.1, 1.0]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_first_epoch_is_a_permutation_whatever_is_drawn_later(
     images: int, seed: int, rare: float
 ) -> None:

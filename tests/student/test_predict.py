@@ -18,7 +18,7 @@ from small_run import COLORS, picture_size, save_images, small_student
 STUDENT = small_student()
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(1, 70), st.integers(1, 70))
 def test_outputs_have_the_exact_size_of_the_input(height: int, width: int) -> None:
     """For any size, down to one pixel, the PNG stores the student's class numbers."""

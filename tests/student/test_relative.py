@@ -69,7 +69,7 @@ def slow_least(margins: list[int], kind: str, value: float) -> int:
     st.sampled_from([0.0, 0.3, 0.5, 0.9, 1.0]),
     st.booleans(),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_selection_equals_a_loop(classes: int, seed: int, kind: str, value: float, alone: bool) -> None:
     """Mean, quantile and fixed thresholds, over all images planned or over each image alone."""
     answers = answers_of(classes, seed)
@@ -111,7 +111,7 @@ def test_one_class_alone_is_judged_by_its_own_mean() -> None:
 
 
 @given(st.sampled_from([2, 3, 19, 255]), SEEDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_emas_margin_equals_a_loop(classes: int, seed: int) -> None:
     """Labels and margins of probabilities on the wire's grid, ties to the lower id."""
     probs = logits_of(classes, seed).softmax(1)
@@ -136,7 +136,7 @@ def decayed(batches: list[tuple[list[int], list[int]]], decay: Fraction) -> Weig
 
 
 @given(CLASSES, SEEDS, st.sampled_from([0.0, 0.5, 0.75, 1.0]))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_running_statistics_equal_a_loop(classes: int, seed: int, decay: float) -> None:
     """After several batches a margin is kept iff positive and at least the decayed mean, as fractions."""
     running = Running(classes, decay)
@@ -188,7 +188,7 @@ def slow_arbitrate(
 
 
 @given(CLASSES, SEEDS, st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_arbitration_equals_a_loop(classes: int, seed: int, agreed: bool) -> None:
     """Whoever alone passes is believed, the higher rank where both pass and differ, ties to the teacher.
 
@@ -246,7 +246,7 @@ def slow_opinion(answers: Answers, logits: Tensor, rule: str, progress: float, p
     st.sampled_from([0.0, 0.5, 1.0]),
     st.sampled_from([0.5, 1.0]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_mix_and_product_equal_a_loop(
     classes: int, seed: int, rule: str, progress: float, power: float
 ) -> None:
@@ -270,7 +270,7 @@ def test_mix_and_product_equal_a_loop(
 
 
 @given(st.sampled_from([2, 3, 19]), SEEDS, st.sampled_from(["none", "arbitrate"]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_rank_weights_equal_a_loop(classes: int, seed: int, rule: str) -> None:
     """A kept answer weighs the share of its class's margins that are not larger; the ema's word one half."""
     answers, logits = answers_of(classes, seed), logits_of(classes, seed + 1)

@@ -43,7 +43,7 @@ RIGHT = np.array([[VOID_ID, 2, 0], [1, 0, 2]], np.uint8)
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_names_decide_whatever_the_ids_are(data: st.DataObject) -> None:
     """Any numbering of any names comes back as ours; confidence 0 and the id 255 are void."""
     height, width = data.draw(st.tuples(st.integers(1, 6), st.integers(1, 6)))
@@ -153,7 +153,7 @@ def test_what_cannot_be_read_is_an_error(body: object, error: type[ProtocolError
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_damaged_answer_is_a_prediction_of_the_images_size_or_an_error(data: st.DataObject) -> None:
     """Whatever a few bytes change, and nothing but ProtocolError is raised."""
     damaged = bytearray(json.dumps(body_of(IDS, SURE)).encode())

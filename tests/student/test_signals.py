@@ -84,14 +84,14 @@ def gone_from(start: int, *classes: int, until: int = INTERVALS) -> Change:
     return change
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(st.integers(0, 1 << 32))
 def test_a_healthy_noisy_run_warns_of_nothing(seed: int) -> None:
     """Neither its rise, nor refinement that keeps less, nor the noise of batches."""
     assert told(series(np.random.default_rng(seed))) == []
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(st.integers(0, 1 << 32), st.integers(25, 45), st.sets(st.integers(0, 4), min_size=1))
 def test_classes_that_vanish_are_a_collapse_and_named(seed: int, start: int, gone: set[int]) -> None:
     """Within two windows, each once, and no other class; a large one costs agreement as well."""
@@ -105,7 +105,7 @@ def test_classes_that_vanish_are_a_collapse_and_named(seed: int, start: int, gon
         assert "a later refine_from" in warning.message
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(st.integers(0, 1 << 32), st.integers(25, 45), st.sampled_from([1, 12]))
 def test_a_fall_of_agreement_is_told_once(seed: int, start: int, over: int) -> None:
     """Whether it comes at once or over twelve intervals; its message says from where to where."""
@@ -121,7 +121,7 @@ def test_a_fall_of_agreement_is_told_once(seed: int, start: int, over: int) -> N
     assert now + 10 <= best + 1  # both are rounded
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30, derandomize=True)
 @given(st.integers(0, 1 << 32), st.integers(0, 4))
 def test_a_class_of_which_nothing_is_kept_is_starved(seed: int, c: int) -> None:
     """It is told at the first window that is judged, and of that class alone."""

@@ -23,7 +23,7 @@ def draw_maps(classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(MAPS)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_the_least_kept_margin_is_the_exact_mean(case: tuple[int, int]) -> None:
     """A margin is kept iff it is positive and at least the mean of its class, as exact fractions."""
     classes, seed = case
@@ -40,7 +40,7 @@ def test_the_least_kept_margin_is_the_exact_mean(case: tuple[int, int]) -> None:
 
 
 @given(MAPS, st.integers(0, 10**6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_statistics_merge_in_any_order(case: tuple[int, int], other: int) -> None:
     """Adding the statistics of two images is the statistics of both together."""
     classes, seed = case
@@ -55,7 +55,7 @@ def test_statistics_merge_in_any_order(case: tuple[int, int], other: int) -> Non
 
 
 @given(hnp.arrays(np.uint8, (4, 4)))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_all_void_counts_nothing(margin: np.ndarray) -> None:
     """An image without a class leaves no trace."""
     labels = np.full((4, 4), VOID, np.uint8)
@@ -63,7 +63,7 @@ def test_all_void_counts_nothing(margin: np.ndarray) -> None:
 
 
 @given(MAPS, st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.1, 0.25, 0.5, 1.0])))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_a_quantile_is_found_by_sorting(case: tuple[int, int], share: float) -> None:
     """The ceil(share n)-th smallest of the n margins of a class, at least 1; the smallest for share 0."""
     classes, seed = case
@@ -80,7 +80,7 @@ def test_a_quantile_is_found_by_sorting(case: tuple[int, int], share: float) -> 
 
 
 @given(MAPS, st.integers(0, 255))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_fixed_threshold_is_the_same_for_all(case: tuple[int, int], margin: int) -> None:
     """Whatever was seen, classes without a pixel included, and never below 1."""
     classes, seed = case
@@ -89,7 +89,7 @@ def test_a_fixed_threshold_is_the_same_for_all(case: tuple[int, int], margin: in
 
 
 @given(MAPS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_kept_share_is_counted(case: tuple[int, int]) -> None:
     """Of each class the share of pixels that are positive and reach their mean; 0 for an empty class."""
     classes, seed = case
@@ -102,7 +102,7 @@ def test_the_kept_share_is_counted(case: tuple[int, int]) -> None:
 
 
 @given(st.integers(0, 10**6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_keeps_is_the_rule_pixel_by_pixel(seed: int) -> None:
     """I > 0, I n >= S of the predicted class, and not void; classes that were never counted keep nothing."""
     rng = np.random.default_rng(seed)

@@ -164,7 +164,7 @@ def test_what_a_step_tells_is_counted() -> None:
 
 
 @given(st.integers(0, 10**6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_signals_equal_a_loop(seed: int) -> None:
     """Pixels by the answer's class, those on which the ema agrees, pixels by the ema's; void left out."""
     rng = np.random.default_rng(seed)

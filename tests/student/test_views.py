@@ -52,7 +52,7 @@ def test_each_query_has_a_name_of_its_own() -> None:
 
 @pytest.mark.parametrize("flip", ["", "+flip"])
 @given(st.integers(1, 400), st.integers(2, 8))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_windows_cover_the_picture(flip: str, width: int, parts: int) -> None:
     """Every column is in a window, none in more than two, as wide as two of N + 1 parts to a pixel."""
     queries = parse_views([f"columns:{parts}{flip}"])
@@ -89,7 +89,7 @@ def test_views_are_named_once_each(names: list[str]) -> None:
 
 
 @given(SIZES, st.sampled_from(VIEWS))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_what_is_shown_is_sent_and_comes_back(size: tuple[int, int], name: str) -> None:
     """The body decodes to the pixels shown, which have the size foretold; the digests stay the picture's.
 
@@ -110,7 +110,7 @@ def test_what_is_shown_is_sent_and_comes_back(size: tuple[int, int], name: str) 
 
 
 @given(SIZES, st.floats(0.25, 2.0))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_a_scaled_answer_comes_back_by_the_nearest_pixel(size: tuple[int, int], scale: float) -> None:
     """A map that holds its own row or column shows, at each pixel, the one whose centre is nearest."""
     query = Query("scaled", scale=scale)
@@ -137,7 +137,7 @@ def test_what_is_scaled_shows_the_same_scene() -> None:
 
 
 @given(maps(), st.integers(0, 10**6), st.sampled_from(LEVELS), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_identity_alone_is_the_class_map(
     case: tuple[int, ClassMap], seed: int, level: tuple[int, int], scores: bool
 ) -> None:
@@ -156,7 +156,7 @@ def test_identity_alone_is_the_class_map(
 
 
 @given(maps(), st.integers(0, 10**6), st.sampled_from(["flip", "scale:0.5", "scale:1.7"]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_one_other_view_is_mapped_where_it_belongs(case: tuple[int, ClassMap], seed: int, name: str) -> None:
     """A single query that is not the identity: the class map of its answer, put back."""
     classes, classmap = case
@@ -175,7 +175,7 @@ def upright(answer: Prediction, query: Query, size: tuple[int, int]) -> tuple[np
 
 
 @given(maps(), st.integers(0, 10**6), st.sampled_from(LEVELS), st.integers(0, 10**6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_an_average_of_views_equals_a_loop(
     case: tuple[int, ClassMap], seed: int, level: tuple[int, int], chosen: int
 ) -> None:
@@ -218,7 +218,7 @@ def test_an_average_of_views_equals_a_loop(
 
 
 @given(maps(), st.integers(0, 10**6), st.integers(0, 10**6))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_averaged_scores_equal_a_loop(case: tuple[int, ClassMap], seed: int, chosen: int) -> None:
     """The spread scores of the queries that saw a pixel, averaged and rounded down: at most 255 together."""
     (classes, classmap), size, queries = case, (4, 7), views(chosen)
@@ -253,7 +253,7 @@ def slow_purity(labels: np.ndarray, window: int = 15) -> np.ndarray:
 
 
 @given(SIZES, st.integers(0, 10**6), st.sampled_from([2, 3, 255]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_purity_equals_a_loop(size: tuple[int, int], seed: int, classes: int) -> None:
     """Also for pictures smaller than the window, one label alone, and void, whose purity is 0."""
     rng = np.random.default_rng(seed)
@@ -262,7 +262,7 @@ def test_purity_equals_a_loop(size: tuple[int, int], seed: int, classes: int) ->
 
 
 @given(maps(), st.integers(0, 10**6), st.integers(0, 10**6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_labels_alone_become_votes_times_purity(case: tuple[int, ClassMap], seed: int, chosen: int) -> None:
     """Each query that saw a pixel has one vote; margin and confidence are vote shares times local purity.
 

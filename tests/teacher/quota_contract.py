@@ -215,9 +215,7 @@ class QuotasContract:
             def __init__(self) -> None:
                 super().__init__(new_place())
 
-        run_state_machine_as_test(
-            Here, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
-        )
+        run_state_machine_as_test(Here, settings=settings(max_examples=60, stateful_step_count=40))
 
     def test_eight_threads_spend_the_quota_to_the_pixel(self, new_place: Callable[[], Place]) -> None:
         """Threads of two users together get exactly the quota, in both windows."""

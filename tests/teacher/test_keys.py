@@ -218,7 +218,7 @@ OPERATIONS = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(OPERATIONS, max_size=12))
 def test_exactly_the_live_keys_are_held(operations: list[tuple[str, str, int | None]]) -> None:
     """After any operations, of all keys ever made those that live by a plain model open, now and later."""

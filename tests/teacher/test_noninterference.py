@@ -113,7 +113,7 @@ def asked_at(request: pytest.FixtureRequest) -> Iterator[tuple[str, str, str, Ch
         yield level, policy, url, backend
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(one=st.integers(0, 1 << 32), two=st.integers(0, 1 << 32))
 def test_what_is_not_disclosed_changes_no_byte(
     asked_at: tuple[str, str, str, Chosen], monkeypatch: pytest.MonkeyPatch, one: int, two: int

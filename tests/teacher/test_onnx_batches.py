@@ -81,7 +81,7 @@ def test_tiles_change_no_bit(tmp_path: Path, name: str, opset: int, level: str) 
         assert same(tiled.predict(picture(*size)), plain.predict(picture(*size)))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(height=st.integers(1, 900), width=st.integers(1, 900))
 def test_any_size_is_put_together_again(tiny: Path, height: int, width: int) -> None:
     """Rows come back in order and once each, whatever the height leaves for the last tile."""

@@ -115,7 +115,7 @@ def pointwise(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(size=SIZES, tile=st.tuples(st.integers(3, 24), st.integers(3, 24)), data=st.data())
 def test_a_pointwise_model_answers_as_without_tiles(
     pointwise: Path, size: tuple[int, int], tile: tuple[int, int], data: st.DataObject
@@ -132,7 +132,7 @@ def test_a_pointwise_model_answers_as_without_tiles(
     assert np.abs(scores.astype(np.float32) - right_scores.astype(np.float32)).max() <= 2**-11
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(size=SIZES, level=st.sampled_from(["labels", "confidence", "margin", "topk:3", "full"]))
 def test_a_constant_answer_stays_exactly_what_it_was(size: tuple[int, int], level: str) -> None:
     """Weights add up to one everywhere, to the last bit, and what float16 made a tie keeps its order."""
