@@ -58,7 +58,6 @@ async def ask(
             answer = await job.future
         finally:
             late.cancel()
-            notes.batch = job.batch
             await _until_quantum(service.settings.latency_quantum_ms / 1000, notes)
     notes.revision = current.model.info.revision
     return answer

@@ -1,7 +1,6 @@
 """What an answer is written to: its head waits for its body, so that both are one packet."""
 
 import asyncio
-from collections.abc import Iterable
 from typing import Any
 
 
@@ -31,10 +30,6 @@ class Gathering(asyncio.Transport):
         else:
             head, self._head = self._head, None
             self._inner.writelines((head, data))
-
-    def writelines(self, list_of_data: Iterable[Any]) -> None:
-        """Send all."""
-        self.write(b"".join(list_of_data))
 
     def release(self) -> None:
         """Send a head that waits, and hold none."""

@@ -148,6 +148,8 @@ class Inference:
 
     def _admit(self, owner: str, group: list[Job[Any]]) -> None:
         judged = [job for job in group if self._guarded(job, job.judge)]
+        for job in judged:
+            job.watch.mark("queue")  # the others of the group were judged
         admitted = []
         for job, refused in zip(judged, self._accounted(judged), strict=True):
             job.watch.mark("decode")
@@ -220,7 +222,7 @@ class Inference:
             return True
         for job in jobs:
             job.watch.mark("queue")
-            job.batch = len(jobs)
+            job.notes.batch = len(jobs)
         began = jobs[0].watch.began + jobs[0].watch.total
         results = jobs[0].model.run([job.ready for job in jobs if job.ready is not None])
         for job, result in zip(jobs, results, strict=True):

@@ -74,8 +74,8 @@ class Job(Generic[Answer]):
     """
 
     __slots__ = (
-        "asked", "batch", "body", "caller", "deadline", "encode", "future", "loop", "model", "notes", "owner",
-        "picture", "planes", "quick", "read", "ready", "size", "watch",
+        "asked", "body", "caller", "deadline", "encode", "future", "loop", "model", "notes",
+        "picture", "planes", "quick", "read", "ready", "size",
     )  # fmt: skip
 
     def __init__(
@@ -88,13 +88,11 @@ class Job(Generic[Answer]):
         notes: Notes,
     ) -> None:
         self.caller = caller
-        self.owner = caller.owner
         self.model = model
         self.body: bytes | None = body
         self.read = read
         self.deadline = deadline
         self.notes = notes
-        self.watch = notes.watch
         self.picture: Picture | None = None
         self.size = (0, 0)
         self.asked: Disclosure | None = None
@@ -102,9 +100,18 @@ class Job(Generic[Answer]):
         self.quick = False
         self.ready: Ready | None = None
         self.planes: Planes | None = None
-        self.batch = 0
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Answer] = self.loop.create_future()
+
+    @property
+    def owner(self) -> str:
+        """The name under which its work and its pixels are counted."""
+        return self.caller.owner
+
+    @property
+    def watch(self) -> Stopwatch:
+        """Where its time goes."""
+        return self.notes.watch
 
     @property
     def over(self) -> bool:

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from corte_protocol import InvalidValue
 from corte_teacher.errors import Overloaded, StartError
-from corte_teacher.quotas import Quota, Standing, headers, open_quotas
+from corte_teacher.quotas import Quota, Spending, Standing, headers, open_quotas
 from corte_teacher.quotas.sqlite import SqliteQuotas
-from teacher.quota_contract import DAY, NOON, Place, QuotasContract, content
+from teacher.quota_contract import DAY, NOON, Place, QuotasContract, content, spend
 
 BOTH = Quota(1000, 1000)
 
@@ -86,9 +86,9 @@ def test_without_limits_no_storage_is_touched(tmp_path: Path) -> None:
     """An unlimited request is answered even where the accounts are closed."""
     quotas = open_quotas(str(tmp_path / "q.sqlite"))
     quotas.close()
-    assert quotas.spend("o", Quota(), 5, b"x", NOON) == () == quotas.standing("o", Quota(), NOON)
+    assert spend(quotas, "o", Quota(), 5, b"x", NOON) == () == quotas.standing("o", Quota(), NOON)
     with pytest.raises(Overloaded):
-        quotas.spend("o", BOTH, 5, b"x", NOON)
+        spend(quotas, "o", BOTH, 5, b"x", NOON)
     with pytest.raises(Overloaded):
         quotas.standing("o", BOTH, NOON)
 
@@ -98,7 +98,7 @@ def test_a_file_stays_small_for_years(tmp_path: Path) -> None:
     path = tmp_path / "q.sqlite"
     quotas = open_quotas(str(path))
     for n in range(1500):
-        quotas.spend(f"o{n % 3}", Quota(1000, 10**9), 1, content(n), NOON + n * 600)
+        spend(quotas, f"o{n % 3}", Quota(1000, 10**9), 1, content(n), NOON + n * 600)
     assert rows(path, "windows") <= 3 * 2 + 3
     assert rows(path, "repeats") <= 3
     quotas.close()
@@ -109,12 +109,12 @@ def test_what_has_ended_goes_in_small_steps(tmp_path: Path) -> None:
     path = tmp_path / "q.sqlite"
     quotas = open_quotas(str(path))
     for n in range(400):
-        quotas.spend(f"o{n}", Quota(1000, 10**9), 1, content(n), NOON)
+        spend(quotas, f"o{n}", Quota(1000, 10**9), 1, content(n), NOON)
     assert (rows(path, "windows"), rows(path, "repeats")) == (800, 400)
     later = NOON + 2 * DAY
     for n in range(140):
         before = rows(path, "windows"), rows(path, "repeats")
-        quotas.spend(f"p{n}", Quota(1000, 10**9), 1, content(-n), later)
+        spend(quotas, f"p{n}", Quota(1000, 10**9), 1, content(-n), later)
         assert before[0] - rows(path, "windows") <= 16
         assert before[1] - rows(path, "repeats") <= 4
     assert (rows(path, "windows"), rows(path, "repeats")) == (280, 140)
@@ -128,11 +128,11 @@ def test_a_file_held_by_another_process_means_overloaded(tmp_path: Path) -> None
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     with pytest.raises(Overloaded):
-        quotas.spend("o", BOTH, 5, b"x", NOON)
+        spend(quotas, "o", BOTH, 5, b"x", NOON)
     assert [s.remaining for s in quotas.standing("o", BOTH, NOON)] == [1000, 1000]
     holder.execute("ROLLBACK")
     holder.close()
-    assert [s.remaining for s in quotas.spend("o", BOTH, 5, b"x", NOON)] == [995, 995]
+    assert [s.remaining for s in spend(quotas, "o", BOTH, 5, b"x", NOON)] == [995, 995]
     quotas.close()
 
 
@@ -144,7 +144,7 @@ def test_a_full_disk_means_overloaded(tmp_path: Path) -> None:
     try:
         with pytest.raises(Overloaded):
             for n in range(10_000):
-                quotas.spend("o", quota, 7, content(n), NOON)
+                spend(quotas, "o", quota, 7, content(n), NOON)
                 spent += 7
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -156,7 +156,7 @@ def test_a_full_disk_means_overloaded(tmp_path: Path) -> None:
 def test_a_file_is_for_its_owner_only(tmp_path: Path) -> None:
     """The names of key holders can be read by nobody else, in the side files as well."""
     quotas = open_quotas(str(tmp_path / "q.sqlite"))
-    quotas.spend("o", BOTH, 5, b"x", NOON)
+    spend(quotas, "o", BOTH, 5, b"x", NOON)
     assert {f.name: f.stat().st_mode & 0o777 for f in tmp_path.iterdir()} == {
         "q.sqlite": 0o600,
         "q.sqlite-wal": 0o600,
@@ -168,7 +168,7 @@ def test_a_file_is_for_its_owner_only(tmp_path: Path) -> None:
 def _make(path: Path) -> None:
     quotas = open_quotas(str(path))
     for n in range(300):
-        quotas.spend(f"o{n}", BOTH, 5, content(n), NOON)
+        spend(quotas, f"o{n}", BOTH, 5, content(n), NOON)
     quotas.close()
 
 
@@ -236,7 +236,7 @@ def test_a_place_that_there_is_not_is_a_start_error(where: str) -> None:
 def test_services_that_share_a_redis_do_not_share_accounts(redis_url: str) -> None:
     """Another namespace is another account of the same name."""
     one, two = open_quotas(redis_url, "one"), open_quotas(redis_url, "two")
-    one.spend("o", BOTH, 400, b"x", NOON)
+    spend(one, "o", BOTH, 400, b"x", NOON)
     assert [s.remaining for s in one.standing("o", BOTH, NOON)] == [600, 600]
     assert [s.remaining for s in two.standing("o", BOTH, NOON)] == [1000, 1000]
     one.close()
@@ -249,7 +249,7 @@ def test_every_key_in_redis_goes_by_itself(redis_url: str) -> None:
     """Each key expires a minute after it means nothing any more."""
     quotas = open_quotas(redis_url, "expiry")
     for n in range(3):
-        quotas.spend("o", BOTH, 5, content(n % 2), NOON + 20)
+        spend(quotas, "o", BOTH, 5, content(n % 2), NOON + 20)
     quotas.close()
     with redis.Redis.from_url(redis_url) as client:
         found = {bytes(key).decode(): client.ttl(key) for key in client.scan_iter("corte:{expiry:*")}
@@ -266,18 +266,41 @@ def test_a_killed_redis_means_overloaded_and_loses_nothing(tmp_path: Path) -> No
     with redis_server(tmp_path, "--appendonly", "yes") as server:
         quotas = open_quotas(where)
         for n in range(50):
-            quotas.spend("o", BOTH, 5, content(n), NOON)
+            spend(quotas, "o", BOTH, 5, content(n), NOON)
         server.kill()
         server.wait()
         with pytest.raises(Overloaded):
-            quotas.spend("o", BOTH, 5, b"x", NOON)
+            spend(quotas, "o", BOTH, 5, b"x", NOON)
         with pytest.raises(Overloaded):
             quotas.standing("o", BOTH, NOON)
-        assert quotas.spend("o", Quota(), 5, b"x", NOON) == ()
+        assert spend(quotas, "o", Quota(), 5, b"x", NOON) == ()
         with pytest.raises(StartError, match="does not answer"):
             open_quotas(where)
     with redis_server(tmp_path, "--appendonly", "yes"):
-        assert [s.remaining for s in quotas.spend("o", BOTH, 1, b"x", NOON)] == [749, 749]
+        assert [s.remaining for s in spend(quotas, "o", BOTH, 1, b"x", NOON)] == [749, 749]
+        quotas.close()
+
+
+def test_a_group_asks_redis_once_and_is_refused_where_it_is_full(tmp_path: Path) -> None:
+    """Nothing but the script is asked; a server without memory refuses each, and nothing is spent."""
+    group = [Spending("o", BOTH, 5, content(n)) for n in range(8)]
+    with redis_server(tmp_path) as server, redis.Redis(unix_socket_path=f"{tmp_path}/redis") as client:
+        quotas = open_quotas(f"unix://{tmp_path}/redis")
+        client.config_resetstat()
+        assert len(quotas.spend_all(group, NOON)) == 8
+        commands = {name for name in client.info("commandstats") if name != "cmdstat_config|resetstat"}
+        assert commands <= {"cmdstat_eval", "cmdstat_get", "cmdstat_incrby", "cmdstat_expire"} | {
+            "cmdstat_hmget",
+            "cmdstat_hset",
+        }
+        client.config_set("maxmemory", 1)
+        again = [Spending("o", BOTH, 5, content(-n)) for n in range(1, 9)]
+        assert all(isinstance(outcome, Overloaded) for outcome in quotas.spend_all(again, NOON))
+        assert [s.remaining for s in quotas.standing("o", BOTH, NOON)] == [960, 960]
+        server.kill()
+        server.wait()
+        with pytest.raises(Overloaded):
+            quotas.spend_all(group, NOON)
         quotas.close()
 
 

@@ -5,8 +5,7 @@ opset: resize to the sent size, cut, softmax, groups, the K best, cast. One sess
 dense maps are born and die inside, and Python gets K planes. On a CPU the head goes tile by tile, so that
 what it makes on the way stays in the cache.
 
-Legend: N images, C classes of the model, A answered classes (after groups), K disclosed ones, H W the sent
-size, T tiles of r rows.
+Legend: that of `onnx_head.py`.
 """
 
 import os

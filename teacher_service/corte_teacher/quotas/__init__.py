@@ -82,15 +82,6 @@ class Quotas(Protocol):
         spent then. (A Redis that answers too late may have counted.)
         """
 
-    def spend(
-        self, owner: str, quota: Quota, pixels: int, content: bytes, now: float
-    ) -> tuple[Standing, ...]:
-        """`spend_all` for one request. Raises its outcome where that is an error."""
-        (outcome,) = self.spend_all([Spending(owner, quota, pixels, content)], now)
-        if isinstance(outcome, CorteError):
-            raise outcome
-        return outcome
-
     def standing(self, owner: str, quota: Quota, now: float) -> tuple[Standing, ...]:
         """What is left now, of the limited windows. Raises Overloaded."""
 

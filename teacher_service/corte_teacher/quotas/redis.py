@@ -21,7 +21,6 @@ from corte_teacher.quotas import (
     REPEATS,
     Outcome,
     Quota,
-    Quotas,
     Spending,
     Standing,
     Window,
@@ -74,7 +73,7 @@ return {{refused, unpack(answer)}}
 """
 
 
-class RedisQuotas(Quotas):
+class RedisQuotas:
     """The accounts at `url`, under keys that begin with `namespace`. Raises StartError with the remedy."""
 
     def __init__(self, url: str, namespace: str) -> None:
@@ -129,8 +128,8 @@ class RedisQuotas(Quotas):
             if len(calls) == 1:
                 return [self._script(*calls[0])]
             with self._server.pipeline(transaction=False) as pipeline:
-                for keys, args in calls:
-                    self._script(keys, args, pipeline)
+                for keys, args in calls:  # whole: whether the server knows a script is a question of its own
+                    pipeline.eval(_SPEND, len(keys), *keys, *args)
                 return pipeline.execute(raise_on_error=False)
 
     def _key(self, owner: str, window: Window) -> str:

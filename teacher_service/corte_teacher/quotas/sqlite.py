@@ -9,6 +9,7 @@ import os
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -20,7 +21,6 @@ from corte_teacher.quotas import (
     REPEATS,
     Outcome,
     Quota,
-    Quotas,
     Spending,
     Standing,
     Window,
@@ -73,7 +73,7 @@ _PURGE_REPEATS: Final = (
 )
 
 
-class SqliteQuotas(Quotas):
+class SqliteQuotas:
     """The accounts in the file at `path`, made or migrated. Raises StartError with the remedy.
 
     Another process may hold the file for `busy_s` seconds; after that a request raises Overloaded.
@@ -86,7 +86,7 @@ class SqliteQuotas(Quotas):
         self._db = _connect(path, busy_s)
 
     def spend_all(self, spendings: Sequence[Spending], now: float) -> list[Outcome]:
-        """See `Quotas.spend_all`: one transaction, whose fixed cost is half of a single request's."""
+        """See `Quotas.spend_all`: one transaction, begun and committed once."""
         asked = [(spending, windows_at(spending.quota, now)) for spending in spendings]
         if not any(windows for _, windows in asked):
             return [() for _ in asked]
@@ -129,7 +129,7 @@ class _Sums:
         self._db = db
         self._now = now
         self._before: dict[tuple[str, int, int], int | None] = {}
-        self._more: dict[tuple[str, int, int], int] = {}
+        self._more: Counter[tuple[str, int, int]] = Counter()
         self._billed = 0
 
     def spent(self, owner: str, window: Window) -> int:
@@ -138,7 +138,7 @@ class _Sums:
         if key not in self._before:
             row = self._db.execute(_SPENT, key).fetchone()
             self._before[key] = None if row is None else int(row[0])
-        return (self._before[key] or 0) + self._more.get(key, 0)
+        return (self._before[key] or 0) + self._more[key]
 
     def spend(self, spending: Spending, windows: Sequence[Window]) -> Outcome:
         """The outcome of one request."""
@@ -159,9 +159,8 @@ class _Sums:
         ]
         if short:
             return refusal(owner, pixels, short, self._now)
-        for window, total in zip(windows, totals, strict=True):
-            key = (owner, window.seconds, window.start)
-            self._more[key] = total - (self._before[key] or 0)
+        for window, more in zip(windows, counted, strict=True):
+            self._more[owner, window.seconds, window.start] += more
         if repeated:
             self._db.execute(_USE, (seen,))
         elif seen is not None:
